@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The command line tool: a D-Bus client, and nothing of the daemon."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""libxl-json, directories, durability, and the intent record."""
