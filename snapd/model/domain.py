@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""A domain as values: how it is defined, what its QEMU shows of it, and the state it is in.
+
+Not here: its snapshots (``tree``) and its images (``images``).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class DomainState(StrEnum):
+    RUNNING = "running"
+    PAUSED = "paused"
+    SHUTOFF = "shutoff"
+    UNREACHABLE = "unreachable"
+    DRIFTED = "drifted"
+
+
+class DiskPolicy(StrEnum):
+    """What the definition says of a disk's part in snapshots."""
+
+    ANY = "any"
+    INTERNAL = "internal"
+    EXTERNAL = "external"
+    NO = "no"
+
+
+@dataclass(frozen=True)
+class DiskDefinition:
+    """A disk as the administrator wrote it down; ``image`` is an absolute path."""
+
+    target: str
+    image: str
+    format: str
+    policy: DiskPolicy = DiskPolicy.ANY
+
+
+@dataclass(frozen=True)
+class DomainDefinition:
+    """A domain as its YAML file has it; ``uuid`` is empty where QEMU's own is to be used."""
+
+    name: str
+    monitor: str
+    uuid: str = ""
+    disks: tuple[DiskDefinition, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk as QEMU shows it now.
+
+    ``device`` is the path or id that ``qom-set`` takes, ``node`` the name of its root node, ``image`` the file of that node, or
+    empty without a medium. ``chain`` holds the image and what it backs on, top first. ``obstacle`` says why no snapshot can
+    include the disk, and ``writable`` whether leaving it out would let memory and disk disagree.
+    """
+
+    target: str
+    device: str
+    node: str
+    image: str
+    format: str
+    chain: tuple[str, ...]
+    virtual_size_bytes: int
+    writable: bool
+    obstacle: str = ""
+    cache_direct: bool = False
+    cache_no_flush: bool = False
+    detect_zeroes: str = "off"
+
+    @property
+    def eligible(self) -> bool:
+        return not self.obstacle
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What must be equal for a memory state to be loaded: QEMU's machine type, memory, processors and devices."""
+
+    type: str
+    memory_bytes: int
+    cpus: int
+    devices: tuple[str, ...]
+
+    def difference(self, now: "Machine") -> str:
+        """Return how ``now`` differs from this machine, in words, or nothing where a memory state of this one fits it."""
+        if self.type != now.type:
+            return f"its machine type is {now.type} and was {self.type}"
+        if self.memory_bytes != now.memory_bytes:
+            return f"it has {now.memory_bytes >> 20} MiB of memory and had {self.memory_bytes >> 20} MiB"
+        if self.cpus != now.cpus:
+            return f"it has {now.cpus} processors and had {self.cpus}"
+        missing = sorted(set(self.devices) - set(now.devices))
+        added = sorted(set(now.devices) - set(self.devices))
+        if missing:
+            return f"its device {missing[0]} is missing"
+        if added:
+            return f"its device {added[0]} is new"
+        return ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything about a domain that a plan needs to know of its QEMU, read before anything is touched.
+
+    ``live_blocker`` says why memory cannot be saved while the guest runs, ``memory_blocker`` why it cannot be saved at all.
+    ``open_images`` maps every image that QEMU has open to the node that holds it.
+    """
+
+    running: bool
+    machine: Machine
+    disks: tuple[Disk, ...]
+    open_images: dict[str, str]
+    qemu_version: tuple[int, int, int]
+    live_blocker: str = ""
+    memory_blocker: str = ""

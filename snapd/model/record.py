@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""A domain's committed state: its image graph and its snapshot tree, which change together or not at all.
+
+Not here: how it is made durable (``state.store``).
+"""
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from snapd.model.domain import Disk, DomainDefinition
+from snapd.model.images import Image, ImageGraph, Origin
+from snapd.model.tree import SnapshotTree
+
+
+@dataclass(frozen=True)
+class DomainRecord:
+    name: str
+    uuid: str
+    graph: ImageGraph = field(default_factory=ImageGraph)
+    tree: SnapshotTree = field(default_factory=SnapshotTree)
+
+    def learn(self, disks: Iterable[Disk], formats: dict[str, str]) -> "DomainRecord":
+        """Return the record with each eligible disk that it does not know yet; ``formats`` gives each image's format.
+
+        The image a disk runs on now becomes the one that the domain was defined with; what that backs on is foreign.
+        """
+        graph = self.graph
+        for disk in disks:
+            if not disk.eligible or disk.target in graph.active:
+                continue
+            chain = [
+                Image(
+                    path=path,
+                    format=formats[path],
+                    backing=disk.chain[depth + 1] if depth + 1 < len(disk.chain) else None,
+                    origin=Origin.FOREIGN if depth else Origin.DEFINED,
+                    virtual_size_bytes=0 if depth else disk.virtual_size_bytes,
+                )
+                for depth, path in enumerate(disk.chain)
+            ]
+            unknown = [image for image in chain if image.path not in graph.images]
+            graph = graph.with_images(*unknown)
+            graph = ImageGraph(graph.images, {**graph.active, disk.target: disk.image}, graph.pins)
+        return DomainRecord(self.name, self.uuid, graph, self.tree)
+
+    def drift(self, definition: DomainDefinition, disks: Iterable[Disk]) -> str:
+        """Return how the images that QEMU has open differ from those expected, or nothing where they agree."""
+        present = {disk.target: disk for disk in disks}
+        for wanted in definition.disks:
+            if wanted.target not in present:
+                return f"its definition has a disk {wanted.target} and QEMU has none of that name"
+            disk = present[wanted.target]
+            if wanted.target not in self.graph.active and (disk.image, disk.format) != (wanted.image, wanted.format):
+                return (
+                    f"disk {wanted.target} is defined as {wanted.image} ({wanted.format}) and QEMU has opened "
+                    f"{disk.image or 'nothing'} ({disk.format or 'no format'}); correct the definition or start QEMU with that image"
+                )
+        for target, path in self.graph.active.items():
+            if target not in present:
+                if any(target in pins for pins in self.graph.pins.values()):
+                    return f"disk {target}, which its snapshots include, is missing"
+                continue
+            disk = present[target]
+            expected = [image.path for image in self.graph.chain(path)]
+            if disk.image != path:
+                return (
+                    f"disk {target} should be {path} and QEMU has opened {disk.image or 'nothing'}; start QEMU with the image named "
+                    "in disks.env, before the guest writes to the wrong one"
+                )
+            if list(disk.chain) != expected:
+                return f"disk {target} should back on {' on '.join(expected[1:]) or 'nothing'} and backs on {disk.chain[1:]}"
+        return ""
+
+    def defined_image(self, target: str) -> str:
+        """Return the image that disk ``target`` was defined with."""
+        chain = self.graph.chain(self.graph.active[target])
+        return next((image.path for image in chain if image.origin is Origin.DEFINED), chain[0].path)
+
+    def stem(self, target: str) -> str:
+        """Return the file name of the defined image without its ending, for naming what covers it."""
+        return posixpath.splitext(posixpath.basename(self.defined_image(target)))[0][:50]
