@@ -136,7 +136,7 @@ class ImageGraph:
         ]
         for path in self.images:
             seen, at = {path}, self.images[path].backing
-            while at in self.images:
+            while at is not None and at in self.images:
                 if at in seen:
                     broken.append(f"{path} backs on itself")
                     break

@@ -54,7 +54,8 @@ class DomainRecord:
             if wanted.target not in self.graph.active and (disk.image, disk.format) != (wanted.image, wanted.format):
                 return (
                     f"disk {wanted.target} is defined as {wanted.image} ({wanted.format}) and QEMU has opened "
-                    f"{disk.image or 'nothing'} ({disk.format or 'no format'}); correct the definition or start QEMU with that image"
+                    f"{disk.image or 'nothing'} ({disk.format or 'no format'}); correct the definition or "
+                    "start QEMU with that image"
                 )
         for target, path in self.graph.active.items():
             if target not in present:
@@ -65,8 +66,8 @@ class DomainRecord:
             expected = [image.path for image in self.graph.chain(path)]
             if disk.image != path:
                 return (
-                    f"disk {target} should be {path} and QEMU has opened {disk.image or 'nothing'}; start QEMU with the image named "
-                    "in disks.env, before the guest writes to the wrong one"
+                    f"disk {target} should be {path} and QEMU has opened {disk.image or 'nothing'}; start QEMU with the image "
+                    "named in disks.env, before the guest writes to the wrong one"
                 )
             if list(disk.chain) != expected:
                 return f"disk {target} should back on {' on '.join(expected[1:]) or 'nothing'} and backs on {disk.chain[1:]}"
