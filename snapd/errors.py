@@ -106,7 +106,9 @@ class DomainDrifted(Refused):
 
     def __init__(self, domain: str, reason: str) -> None:
         self.domain, self.reason = domain, reason
-        super().__init__(f"Domain {domain} does not run on the images that its snapshots expect, so nothing is changed: {reason}.")
+        super().__init__(
+            f"Domain {domain} does not run on the images that its snapshots expect, so nothing is changed: {reason}."
+        )
 
 
 class Interrupted(Refused):
@@ -152,7 +154,7 @@ class NoSpace(Refused):
     def __init__(self, directory: str, needed_bytes: int, free_bytes: int) -> None:
         self.directory, self.needed_bytes, self.free_bytes = directory, needed_bytes, free_bytes
         super().__init__(
-            f"{directory} has {free_bytes / 2**20:.0f} MiB free and {needed_bytes / 2**20:.0f} MiB are needed; "
+            f"{directory} has {_size(free_bytes)} free and {_size(needed_bytes)} are needed; "
             "free some space or configure another directory."
         )
 
@@ -250,6 +252,11 @@ class Internal(Failed):
     def __init__(self, reference: str) -> None:
         self.reference = reference
         super().__init__(f"The service met a fault of its own; its log says more under {reference}.")
+
+
+def _size(size_bytes: int) -> str:
+    """Return a size in the unit in which it is no fraction below one."""
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 1 << 20 else f"{size_bytes / 2**10:.0f} KiB"
 
 
 def concrete_errors() -> list[type[SnapdError]]:

@@ -4,6 +4,7 @@
 Not here: its snapshots (``tree``) and its images (``images``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -104,13 +105,14 @@ class Inspection:
     """Everything about a domain that a plan needs to know of its QEMU, read before anything is touched.
 
     ``live_blocker`` says why memory cannot be saved while the guest runs, ``memory_blocker`` why it cannot be saved at all.
-    ``open_images`` maps every image that QEMU has open to the node that holds it.
+    ``open_images`` maps every image that QEMU has open to the node that holds it, ``formats`` to its format.
     """
 
     running: bool
     machine: Machine
     disks: tuple[Disk, ...]
-    open_images: dict[str, str]
+    open_images: Mapping[str, str]
+    formats: Mapping[str, str]
     qemu_version: tuple[int, int, int]
     live_blocker: str = ""
     memory_blocker: str = ""

@@ -5,7 +5,7 @@ Not here: how it is made durable (``state.store``).
 """
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from snapd.model.domain import Disk, DomainDefinition
@@ -20,7 +20,7 @@ class DomainRecord:
     graph: ImageGraph = field(default_factory=ImageGraph)
     tree: SnapshotTree = field(default_factory=SnapshotTree)
 
-    def learn(self, disks: Iterable[Disk], formats: dict[str, str]) -> "DomainRecord":
+    def learn(self, disks: Iterable[Disk], formats: Mapping[str, str]) -> "DomainRecord":
         """Return the record with each eligible disk that it does not know yet; ``formats`` gives each image's format.
 
         The image a disk runs on now becomes the one that the domain was defined with; what that backs on is foreign.

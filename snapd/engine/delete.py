@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""Delete: forget snapshots, then merge and unlink what they alone had needed, while the guest runs.
+
+Not here: what may be merged or unlinked (``model.images``).
+"""
+
+from dataclasses import replace
+
+from snapd.engine.look import look
+from snapd.engine.merge import collect_within_intent
+from snapd.engine.ports import Ports, Report
+from snapd.model.domain import DomainDefinition
+from snapd.model.plan import DeletePlan, DeleteRequest, find_snapshot, plan_delete
+from snapd.model.record import DomainRecord
+
+
+async def prepare(ports: Ports, definition: DomainDefinition, request: DeleteRequest) -> tuple[DeletePlan, DomainRecord]:
+    """Return the plan, and the record that it starts from; nothing is touched.
+
+    Raises: NoSuchSnapshot, DomainDrifted, MonitorLost.
+    """
+    find_snapshot(ports.store.committed, request.name)
+    _, record = await look(ports, definition)
+    allocated = await ports.images.allocated_bytes(list(record.graph.images))
+    return plan_delete(record, request, allocated), record
+
+
+async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report: Report) -> None:
+    """Delete the snapshots; when this returns their space is given back.
+
+    Effects: intent written; state committed without the snapshots, which from then on are gone; memory files unlinked; images
+    merged and unlinked, each step committed; intent removed.
+    Raises: any Failed. A merge that fails leaves every remaining snapshot readable, and a layer that the next delete or revert
+    collects.
+    """
+    await ports.store.begin("delete", " ".join(plan.names), plan)
+    graph = record.graph
+    for name in plan.names:
+        graph = graph.unpin(name)
+    await ports.store.commit(replace(record, graph=graph, tree=record.tree.remove(plan.names)))
+    for path in plan.memory_paths:
+        await ports.images.unlink(path)
+    await collect_within_intent(ports, report)
+    await ports.store.end()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""What every verb does first: look at QEMU, and make sure that it runs on the images that the state knows."""
+
+import posixpath
+from collections.abc import Iterable, Mapping
+
+from snapd.engine.ports import Images, Ports
+from snapd.errors import DomainDrifted, NoSpace
+from snapd.model.domain import DomainDefinition, Inspection
+from snapd.model.plan import foreign_file
+from snapd.model.record import DomainRecord
+
+
+async def look(ports: Ports, definition: DomainDefinition) -> tuple[Inspection, DomainRecord]:
+    """Return what QEMU shows, and the committed record with the disks it did not know yet.
+
+    Raises: DomainDrifted when QEMU has opened other images than those expected; MonitorLost.
+    """
+    seen = await ports.qemu.inspect()
+    drift = ports.store.committed.drift(definition, seen.disks)
+    if drift:
+        raise DomainDrifted(definition.name, drift)
+    return seen, ports.store.committed.learn(seen.disks, seen.formats)
+
+
+async def refuse_foreign_files(images: Images, paths: Iterable[str]) -> None:
+    """Raise ImageInUse for the first of ``paths`` at which there is a file already."""
+    for path in paths:
+        if await images.exists(path):
+            raise foreign_file(path)
+
+
+async def refuse_without_space(images: Images, needed_bytes: Mapping[str, int], reserve_bytes: int) -> None:
+    """Check that each file system has room for the files that it is to hold, and ``reserve_bytes`` besides.
+
+    Args:
+        needed_bytes: how large each file becomes, by path.
+
+    Raises: NoSpace naming the directory.
+    """
+    needs: dict[int, int] = {}
+    for path, size in needed_bytes.items():
+        directory = posixpath.dirname(path)
+        file_system, free = await images.free_bytes(directory)
+        needs[file_system] = needs.get(file_system, reserve_bytes) + size
+        if needs[file_system] > free:
+            raise NoSpace(directory, needs[file_system], free)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""What the engine needs of the world, and nothing about how it is done.
+
+``qmp`` implements ``Qemu``, ``images`` implements ``Images``, ``state`` implements ``Store``; ``daemon`` brings them together.
+Every method that changes something raises only what ``errors`` defines, and after an error from anything but ``MonitorLost``
+the thing it was to change is as before.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from snapd.model.domain import Disk, Inspection
+from snapd.model.images import Merge
+from snapd.model.plan import Opening, Overlay, Plan
+from snapd.model.record import DomainRecord
+
+Report = Callable[[str, int, int], None]
+"""Told how far a step is: its name, the bytes done, and the bytes in all (0: not known)."""
+
+
+@dataclass(frozen=True)
+class MemoryFile:
+    """An empty memory file, allocated, open for writing; ``descriptor`` is at the place where the stream begins."""
+
+    path: str
+    descriptor: int
+    handle: object
+    """What the implementation needs to finish it."""
+
+
+class Qemu(Protocol):
+    """One running QEMU, through its monitor."""
+
+    async def inspect(self) -> Inspection: ...
+
+    async def open_images(self) -> Mapping[str, str]:
+        """Return the node of each image that QEMU has open, by path."""
+
+    async def open_overlay(self, overlay: Overlay, backing_node: str) -> None:
+        """Open a new overlay as a node of its own, on ``backing_node`` or, where that is empty, on nothing yet."""
+
+    async def open_image(self, opening: Opening) -> None: ...
+
+    async def close_nodes(self, nodes: Sequence[str]) -> None:
+        """Close nodes that nothing uses, top first. Effects: a name that is not there is passed over."""
+
+    async def close_unused(self, images: Sequence[str]) -> None:
+        """Close every node on one of ``images`` that no disk has in its chain."""
+
+    async def stop(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def has_run(self) -> bool:
+        """Whether the guest ran since the last ``stop``."""
+
+    async def cover(self, overlays: Sequence[Overlay]) -> None:
+        """Put each opened overlay on top of its disk, all in one transaction."""
+
+    async def swap(self, disk: Disk, node: str) -> None:
+        """Put ``disk`` on another node. Effects: the guest sees other content at once."""
+
+    async def arm_live_save(self, descriptor: int) -> None:
+        """Hand over the memory file and make the next save a live one. Undone by ``disarm_live_save``."""
+
+    async def save_live(self, report: Report) -> None:
+        """Save the memory of the stopped guest while letting it run on; returns when all of it is saved."""
+
+    async def disarm_live_save(self) -> None:
+        """Put the migration settings back to what the user had; does nothing where they are."""
+
+    async def attach_memory(self, read_write: int, read_only: int) -> None:
+        """Open a memory-state container, handed over by descriptors, as a node of its own."""
+
+    async def save_paused(self, tag: str, expected_bytes: int) -> None:
+        """Save the memory of the stopped guest into the attached container."""
+
+    async def load(self, tag: str, expected_bytes: int) -> None:
+        """Load memory and devices of the stopped guest from the attached container.
+
+        Raises: QemuFailed: the guest's memory may have been touched.
+        """
+
+    async def detach_memory(self) -> None: ...
+
+    async def reset(self) -> None: ...
+
+    async def pause_usec(self) -> int:
+        """Return how long the guest stood still between its last STOP and RESUME, by QEMU's clock."""
+
+    async def merge(self, merge: Merge, below_format: str, report: Report) -> None:
+        """Merge two images of a disk's chain while the guest runs."""
+
+
+class Images(Protocol):
+    """Image files and memory files."""
+
+    async def create_overlay(self, overlay: Overlay) -> None:
+        """Make the overlay's file. Raises: ImageInUse when there is one; it is left as it is."""
+
+    async def unlink(self, path: str) -> None:
+        """Remove a file of ours; one that is not there is passed over."""
+
+    async def exists(self, path: str) -> bool: ...
+
+    async def allocated_bytes(self, paths: Sequence[str]) -> dict[str, int]: ...
+
+    async def free_bytes(self, directory: str) -> tuple[int, int]:
+        """Return which file system ``directory`` is on, as a number, and how many bytes are free on it."""
+
+    async def merge(self, merge: Merge, below_format: str, backing_format: str) -> None:
+        """Merge two images that no QEMU has open."""
+
+    async def repoint(self, path: str, backing: str, backing_format: str) -> None:
+        """Write another backing image into the header of ``path``, whose content as seen through it is the same."""
+
+    async def create_memory(self, path: str, largest_stream_bytes: int) -> MemoryFile: ...
+
+    async def finish_memory(self, memory: MemoryFile) -> int:
+        """Make a container of the stream in ``memory``, durable. Returns: the bytes of the stream."""
+
+    async def discard_memory(self, memory: MemoryFile) -> None: ...
+
+    async def create_container(self, path: str) -> None:
+        """Make an empty container for a save with the guest paused."""
+
+    async def sync_container(self, path: str) -> int:
+        """Make a container that QEMU has filled durable. Returns: the bytes of the memory state."""
+
+    async def open_container(self, path: str) -> tuple[int, int]:
+        """Return a descriptor for reading and writing and one for reading; the caller closes both."""
+
+    async def close_descriptors(self, *descriptors: int) -> None: ...
+
+
+class Store(Protocol):
+    """The committed state and the intent of one domain."""
+
+    @property
+    def committed(self) -> DomainRecord:
+        """What is durable now."""
+
+    async def begin(self, operation: str, subject: str, plan: Plan) -> None:
+        """Make the intent durable."""
+
+    async def step(self, name: str) -> None:
+        """Make durable that a step of the intent begins."""
+
+    async def commit(self, after: DomainRecord) -> None:
+        """Make ``after`` the committed state: first the snapshots that are new or changed, then the domain's own file."""
+
+    async def end(self) -> None:
+        """Remove the intent."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    qemu: Qemu
+    images: Images
+    store: Store

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Disks and block nodes: what QEMU has open, opening and closing, covering and swapping.
+
+Not here: merges (``merges``). Nodes of a ``-drive`` have generated names, and a disk's root node is another one after every
+snapshot and swap: so nodes are asked for each time, and images are known by their paths.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from snapd.errors import QemuFailed
+from snapd.model.domain import Disk
+from snapd.model.plan import Opening, Overlay
+from snapd.qmp.link import Link
+
+FORMATS = frozenset({"raw", "qcow2"})
+_PROTOCOLS = frozenset({"file", "host_device", "host_cdrom", "nbd", "rbd", "nfs", "iscsi", "http", "https", "ssh", "gluster"})
+_CLOSING_ROUNDS = 128
+"""More than the longest chain: each round closes at least one node, top first."""
+
+
+async def query_disks(link: Link) -> tuple[Disk, ...]:
+    """Return every disk that the guest can see."""
+    nodes = {node["node-name"]: node for node in await link.execute("query-named-block-nodes", flat=True)}
+    blocks = await link.execute("query-block")
+    return tuple(_disk(block, nodes) for block in blocks if block.get("qdev"))
+
+
+async def query_open(link: Link) -> dict[str, tuple[str, str]]:
+    """Return the node and the format of each image that QEMU has open, by path."""
+    return {
+        path: (node["node-name"], node["drv"])
+        for node in await link.execute("query-named-block-nodes", flat=True)
+        if node["drv"] not in _PROTOCOLS and (path := _path_of(node["file"]))
+    }
+
+
+def _disk(block: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Disk:
+    inserted = block.get("inserted")
+    if inserted is None:
+        return Disk(_target(block, ""), block["qdev"], "", "", "", (), 0, writable=False, obstacle="it has no medium")
+    node = inserted["node-name"]
+    path = _path_of(inserted["file"])
+    cache = nodes.get(node, {}).get("cache", inserted.get("cache", {}))
+    return Disk(
+        target=_target(block, node),
+        device=block["qdev"],
+        node=node,
+        image=path,
+        format=inserted["drv"],
+        chain=tuple(_chain(inserted["image"])) if path else (),
+        virtual_size_bytes=inserted["image"]["virtual-size"],
+        writable=not inserted["ro"],
+        obstacle=_obstacle(block, path),
+        cache_direct=cache.get("direct", False),
+        cache_no_flush=cache.get("no-flush", False),
+        detect_zeroes=inserted.get("detect_zeroes", "off"),
+    )
+
+
+def _target(block: Mapping[str, Any], node: str) -> str:
+    """Return what we call the disk: its device's id, else its drive's id, else its node's name."""
+    device = block["qdev"]
+    parts = device.split("/")
+    if not device.startswith("/"):
+        return str(device)
+    if parts[1:3] == ["machine", "peripheral"]:
+        return str(parts[3])
+    if block.get("device"):
+        return str(block["device"])
+    return node if node and not node.startswith("#") else "-".join(parts[2:])
+
+
+def _obstacle(block: Mapping[str, Any], path: str) -> str:
+    inserted = block["inserted"]
+    if block.get("removable"):
+        return "it is a CD-ROM or floppy"
+    if inserted["ro"]:
+        return "it is read-only"
+    if inserted["drv"] not in FORMATS:
+        return f"its format {inserted['drv']} has no external snapshots here; raw and qcow2 have"
+    if not path:
+        return f"it is not a file on this host ({inserted['file']})"
+    if not path.startswith("/"):
+        return f"its path {path} is relative to QEMU's own directory; start QEMU with an absolute path"
+    if path.startswith("/dev/"):
+        return f"it lies on the block device {path}, beside which no overlay can lie"
+    return ""
+
+
+def _chain(image: Mapping[str, Any] | None) -> Iterable[str]:
+    while image:
+        yield _path_of(image["filename"])
+        image = image.get("backing-image")
+
+
+def _path_of(name: str) -> str:
+    """Return the path in a file name as QEMU prints it, or nothing when it is not a file."""
+    if name.startswith("json:"):
+        options = json.loads(name.removeprefix("json:"))
+        while isinstance(options.get("file"), dict):
+            options = options["file"]
+        return str(options.get("filename", ""))
+    scheme = name.split(":", 1)[0]
+    if scheme == "file":
+        return name.removeprefix("file:")
+    return "" if ":" in name and scheme in _PROTOCOLS else name
+
+
+async def query_formats(link: Link) -> dict[str, str]:
+    """Return the format of each image in the chain of a disk, by path."""
+    found: dict[str, str] = {}
+    for block in await link.execute("query-block"):
+        image = block.get("inserted", {}).get("image")
+        while image:
+            found[_path_of(image["filename"])] = image["format"]
+            image = image.get("backing-image")
+    return found
+
+
+async def open_overlay(link: Link, overlay: Overlay, backing_node: str) -> None:
+    """Open an overlay with the cache and zero-detection modes of the disk it is for; QMP does not show the others."""
+    disk = overlay.disk
+    await link.execute_exactly(
+        "blockdev-add",
+        {
+            "driver": overlay.image.format,
+            "node-name": overlay.node,
+            "file": {"driver": "file", "filename": overlay.image.path},
+            "backing": backing_node or None,
+            "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
+            "detect-zeroes": disk.detect_zeroes,
+            "discard": "unmap",
+        },
+    )
+
+
+async def open_image(link: Link, opening: Opening) -> None:
+    """Open an image that others will back on, for reading."""
+    options: dict[str, Any] = {
+        "driver": opening.image.format,
+        "node-name": opening.node,
+        "read-only": True,
+        "file": {"driver": "file", "filename": opening.image.path},
+    }
+    if opening.image.format != "raw":
+        options["backing"] = opening.backing_node or None
+    await link.execute_exactly("blockdev-add", options)
+
+
+async def cover(link: Link, overlays: Sequence[Overlay]) -> None:
+    """Cover all disks in one transaction. Raises: QemuFailed; QEMU has rolled all of them back."""
+    actions = [
+        {"type": "blockdev-snapshot", "data": {"node": overlay.disk.node, "overlay": overlay.node}} for overlay in overlays
+    ]
+    if actions:
+        await link.execute("transaction", actions=actions)
+
+
+async def swap(link: Link, disk: Disk, node: str) -> None:
+    await link.execute("qom-set", path=disk.device, property="drive", value=node)
+
+
+async def close_nodes(link: Link, names: Iterable[str]) -> None:
+    """Close nodes top first: one that another still backs on is refused, and tried again after the others.
+
+    Raises: QemuFailed when the rest are all in use.
+    """
+    waiting = list(names)
+    for _ in range(_CLOSING_ROUNDS):
+        refused: list[str] = []
+        failure: QemuFailed | None = None
+        for name in waiting:
+            try:
+                await link.execute("blockdev-del", node_name=name)
+            except QemuFailed as error:
+                if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
+                    refused.append(name)
+                    failure = error
+        if not refused:
+            return
+        if failure and len(refused) == len(waiting):
+            raise failure
+        waiting = refused
+
+
+async def close_unused(link: Link, images: Iterable[str], ours: str) -> None:
+    """Close the nodes on ``images``, and every node whose name begins with ``ours``, that no disk has in its chain."""
+    wanted = set(images)
+    in_use = {path for disk in await query_disks(link) for path in disk.chain}
+    unused = [
+        node
+        for path, (node, _) in (await query_open(link)).items()
+        if path not in in_use and not node.startswith("#") and (path in wanted or node.startswith(ours))
+    ]
+    await close_nodes(link, unused)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Run state and machine: the plain part of QMP's vocabulary.
+
+Not here: blocks (``blocks``), memory (``memory``), jobs (``jobs``).
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from snapd.model.domain import Machine
+from snapd.qmp.link import Link
+
+_DEVICE_PATHS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
+
+
+@dataclass(frozen=True)
+class Status:
+    """``running`` is whether the guest's processors run; ``name`` is QEMU's word for the run state."""
+
+    running: bool
+    name: str
+
+
+async def query_status(link: Link) -> Status:
+    answer = await link.execute("query-status")
+    return Status(answer["running"], answer["status"])
+
+
+async def query_uuid(link: Link) -> str:
+    """Return QEMU's own UUID, all zero where none was given."""
+    return str((await link.execute("query-uuid"))["UUID"])
+
+
+async def query_version(link: Link) -> tuple[int, int, int]:
+    version = (await link.execute("query-version"))["qemu"]
+    return version["major"], version["minor"], version["micro"]
+
+
+async def query_machine(link: Link) -> Machine:
+    """Return what a memory state of this QEMU needs of the QEMU that loads it."""
+    kind, memory, cpus, *listings = await asyncio.gather(
+        link.execute("qom-get", path="/machine", property="type"),
+        link.execute("query-memory-size-summary"),
+        link.execute("query-cpus-fast"),
+        *(link.execute("qom-list", path=path) for path in _DEVICE_PATHS),
+    )
+    return Machine(
+        type=str(kind).removesuffix("-machine"),
+        memory_bytes=memory["base-memory"] + memory.get("plugged-memory", 0),
+        cpus=len(cpus),
+        devices=tuple(sorted(_devices(listings))),
+    )
+
+
+def _devices(listings: list[list[dict[str, Any]]]) -> list[str]:
+    """Return the devices of QOM listings; what else lies beside them (regions, lines) comes and goes while a guest runs."""
+    named, anonymous, unattached = listings
+    found = [f"{each['name']} ({_kind(each)})" for each in named if _kind(each)]
+    for listing in (anonymous, unattached):
+        kinds = sorted(_kind(each) for each in listing if each["name"].startswith("device[") and _kind(each))
+        found += [f"{kind} #{kinds[:index].count(kind) + 1}" for index, kind in enumerate(kinds)]
+    return found
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    kind = str(entry["type"])
+    return kind[len("child<") : -1] if kind.startswith("child<") else ""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""Memory state: saved live by a background snapshot, saved with the guest paused by a job, and loaded again.
+
+Not here: the file it goes to (``images.vmstate``). Before QEMU 8.2 a background snapshot that fails or is cancelled never lets
+go of the guest's memory: so it only ever writes to a file allocated beforehand, and is never cancelled.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from snapd.errors import QemuFailed
+from snapd.qmp.jobs import LOOK_EVERY_S, follow
+from snapd.qmp.link import EventLog, Link
+from snapd.qmp.monitor import Event
+
+LIVE = "background-snapshot"
+EVENTS = "events"
+DESCRIPTOR_NAME = "domsnap-memory"
+CONTAINER_NODE = "domsnap-memory"
+OWNER = "domsnapd"
+"""Marks the descriptor sets that are ours."""
+
+SAVE_TIMEOUT_S = 3600.0
+RESUME_TIMEOUT_S = 60.0
+SLOWEST_MEMORY_BYTES_PER_S = 10 << 20
+"""A save or load job holds the monitor until it ends; how long that may take grows with the memory."""
+
+FIRST_TO_LEAVE_PAUSED = (8, 0, 0)
+"""QEMU before this resumes the guest of a background snapshot itself."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MigrationSettings:
+    """What the user had before a live save."""
+
+    capabilities: dict[str, bool]
+    max_bandwidth: int
+
+
+async def live_blocker(link: Link) -> str:
+    """Return why memory cannot be saved while the guest runs, or nothing. Effects: none that last."""
+    had = await _capabilities(link)
+    if LIVE not in had:
+        return "this QEMU has no background snapshots"
+    try:
+        await _set_capabilities(link, {LIVE: True})
+    except QemuFailed as error:
+        return f"QEMU says: {error.text}"
+    await _set_capabilities(link, {LIVE: had[LIVE]})
+    return ""
+
+
+async def memory_blocker(link: Link) -> str:
+    """Return why memory cannot be saved at all, or nothing."""
+    answer = await link.execute("query-migrate")
+    if answer.get("status") in ("setup", "active", "device", "postcopy-active", "pre-switchover", "cancelling"):
+        return "a migration of it is going on"
+    reasons = answer.get("blocked-reasons", [])
+    return f"QEMU says: {reasons[0]}" if reasons else ""
+
+
+async def arm(link: Link, descriptor: int) -> MigrationSettings:
+    """Make the next migration a background snapshot into ``descriptor``. Returns: what ``disarm`` puts back."""
+    had = await _capabilities(link)
+    bandwidth = (await link.execute("query-migrate-parameters"))["max-bandwidth"]
+    settings = MigrationSettings({name: had[name] for name in (LIVE, EVENTS)}, bandwidth)
+    await _set_capabilities(link, {LIVE: True, EVENTS: True})
+    try:
+        await link.execute("migrate-set-parameters", max_bandwidth=0)
+        await link.execute_with_descriptor(descriptor, "getfd", fdname=DESCRIPTOR_NAME)
+    except QemuFailed:
+        await disarm(link, settings)
+        raise
+    return settings
+
+
+async def disarm(link: Link, settings: MigrationSettings) -> None:
+    await _set_capabilities(link, settings.capabilities)
+    await link.execute("migrate-set-parameters", max_bandwidth=settings.max_bandwidth)
+
+
+async def save_live(link: Link, version: tuple[int, int, int], events: EventLog, report: Any) -> None:
+    """Save the memory of the stopped guest; it runs on as soon as QEMU has write-protected it.
+
+    Raises: QemuFailed when the migration is refused or fails; MonitorLost.
+    """
+    await link.execute("migrate", uri=f"fd:{DESCRIPTOR_NAME}")
+    if version < FIRST_TO_LEAVE_PAUSED:
+        await events.until(lambda: resumed(events) or _ended(events) is not None, RESUME_TIMEOUT_S)
+    else:
+        await _resume_when_protected(link)
+    while (ended := _ended(events)) is None:
+        answer = await link.execute("query-migrate")
+        ram = answer.get("ram", {})
+        report("saving memory", ram.get("total", 0) - ram.get("remaining", 0), ram.get("total", 0))
+        if answer["status"] in ("completed", "failed", "cancelled"):
+            ended = str(answer["status"])
+            break
+        await events.wait(LOOK_EVERY_S)
+    if ended != "completed":
+        answer = await link.execute("query-migrate")
+        raise QemuFailed(link.domain, "migrate", answer.get("error-desc", f"the memory stream {ended}"))
+
+
+async def _resume_when_protected(link: Link) -> None:
+    """Resume once the first page is saved: before write protection is on, the guest would run ahead of the disks."""
+    while True:
+        answer = await link.execute("query-migrate")
+        ram = answer.get("ram", {})
+        if answer["status"] in ("failed", "cancelled"):
+            return
+        if answer["status"] == "completed" or ram.get("duplicate", 0) + ram.get("normal", 0) > 0:
+            break
+    if not (await link.execute("query-status"))["running"]:
+        await link.execute("cont")
+
+
+def resumed(events: EventLog) -> bool:
+    """Whether the last change of the run state was that the guest runs."""
+    last = events.last("STOP", "RESUME")
+    return last is not None and last["event"] == "RESUME"
+
+
+def _ended(events: EventLog) -> str | None:
+    last = events.last("MIGRATION")
+    status = last["data"]["status"] if last else ""
+    return status if status in ("completed", "failed", "cancelled") else None
+
+
+def timestamp_usec(event: Event) -> int:
+    """Return when an event happened, in microseconds since the epoch, by the clock of QEMU's host."""
+    stamp = event["timestamp"]
+    return int(stamp["seconds"]) * 1_000_000 + int(stamp["microseconds"])
+
+
+async def attach(link: Link, read_write: int, read_only: int) -> None:
+    """Open the container handed over by two descriptors as node ``CONTAINER_NODE``."""
+    added = await link.execute_with_descriptor(read_write, "add-fd", opaque=OWNER)
+    number = added["fdset-id"]
+    try:
+        await link.execute_with_descriptor(read_only, "add-fd", fdset_id=number, opaque=OWNER)
+        await link.execute(
+            "blockdev-add",
+            driver="qcow2",
+            node_name=CONTAINER_NODE,
+            file={"driver": "file", "filename": f"/dev/fdset/{number}"},
+            cache={"direct": False, "no-flush": True},
+        )
+    except QemuFailed:
+        await drop_descriptors(link)
+        raise
+
+
+async def detach(link: Link) -> None:
+    """Close the container, if it is open."""
+    try:
+        await link.execute("blockdev-del", node_name=CONTAINER_NODE)
+    except QemuFailed as error:
+        if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
+            raise
+
+
+async def drop_descriptors(link: Link) -> None:
+    """Drop our descriptor sets. QEMU 7.2 lets go of them only while the guest runs: call it after resuming."""
+    for each in await link.execute("query-fdsets"):
+        if any(descriptor.get("opaque") == OWNER for descriptor in each["fds"]):
+            await link.execute("remove-fd", fdset_id=each["fdset-id"])
+
+
+async def save_paused(link: Link, job: str, tag: str, expected_bytes: int) -> None:
+    await _run_job(link, "snapshot-save", job, tag, expected_bytes)
+
+
+async def load(link: Link, job: str, tag: str, expected_bytes: int) -> None:
+    await _run_job(link, "snapshot-load", job, tag, expected_bytes)
+
+
+async def _run_job(link: Link, command: str, job: str, tag: str, expected_bytes: int) -> None:
+    timeout_s = RESUME_TIMEOUT_S + expected_bytes / SLOWEST_MEMORY_BYTES_PER_S
+    await link.execute(command, timeout_s, job_id=job, tag=tag, vmstate=CONTAINER_NODE, devices=[CONTAINER_NODE])
+    await follow(link, job, command, lambda done, total: None)
+
+
+async def _capabilities(link: Link) -> dict[str, bool]:
+    return {each["capability"]: each["state"] for each in await link.execute("query-migrate-capabilities")}
+
+
+async def _set_capabilities(link: Link, states: dict[str, bool]) -> None:
+    await link.execute(
+        "migrate-set-capabilities", capabilities=[{"capability": name, "state": state} for name, state in states.items()]
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""One QMP connection: ``qemu.qmp`` made fit for a service that lives for months.
+
+Not here: keeping a connection alive (``link``). What differs from the library: events go to one function of ours and are kept
+nowhere; messages are not formatted for a log that is off; the connection tells when it ends.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qemu.qmp import Message, QMPClient, Runstate
+
+LONGEST_LINE_BYTES = 4 << 20
+"""``query-qmp-schema`` has 200 KiB, the blocks of a chain of 64 images 300 KiB."""
+
+Event = Mapping[str, Any]
+
+
+class Monitor(QMPClient):
+    """A QMP client whose events go to ``on_event`` as they come, and nowhere else."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        super().__init__(readbuflen=LONGEST_LINE_BYTES)
+        self._on_event = on_event
+
+    async def _event_dispatch(self, msg: Message) -> None:
+        # The library's listeners keep every event for ever, the default one included.
+        self._on_event(msg)
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has begun to end; ``disconnect`` then says why."""
+        while self.runstate is Runstate.RUNNING:
+            await self.runstate_changed()
+
+    @property
+    def is_open(self) -> bool:
+        return self.runstate is Runstate.RUNNING
+
+    async def shut(self) -> Exception | None:
+        """End the connection. Returns: what ended it before, if anything did; the object can connect again."""
+        try:
+            await self.disconnect()
+        except asyncio.CancelledError:
+            raise
+        except Exception as cause:  # noqa: BLE001 - the library raises here whatever ended the connection
+            return cause
+        return None
