@@ -94,7 +94,7 @@ class _Creation:
         if self._plan.method is SaveMethod.LIVE:
             memory = await self._images.create_memory(path, self._plan.largest_stream_bytes)
             self._memory = memory
-            self._undo.push(f"making {path}", partial(self._images.discard_memory, memory))
+            self._undo.push(f"making {path}", memory.discard)
         else:
             await self._images.create_container(path)
             self._undo.push(f"making {path}", partial(self._images.unlink, path))
@@ -133,7 +133,7 @@ class _Creation:
     async def _finish_memory(self) -> int:
         self._report("making it durable", 0, 0)
         if self._memory:
-            size_bytes = await self._images.finish_memory(self._memory)
+            size_bytes = await self._memory.finish()
             await self._qemu.disarm_live_save()
             return size_bytes
         await self._qemu.detach_memory()
@@ -175,7 +175,7 @@ class _Creation:
         covered = self._plan.graph(self._record.graph).unpin(self._plan.name)
         await self._store.commit(replace(self._record, graph=covered))
         if self._memory:
-            await self._images.discard_memory(self._memory)
+            await self._memory.discard()
         else:
             await self._images.unlink(self._plan.memory_path)
         await collect(self._ports, self._report)
@@ -188,4 +188,4 @@ async def attach_container(ports: Ports, path: str) -> None:
     try:
         await ports.qemu.attach_memory(read_write, read_only)
     finally:
-        await ports.images.close_descriptors(read_write, read_only)
+        ports.images.close_descriptors(read_write, read_only)

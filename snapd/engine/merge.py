@@ -54,10 +54,10 @@ async def _merge(ports: Ports, graph: ImageGraph, step: Merge, report: Report) -
     backing_format = graph.images[step.backing].format
     opened = await ports.qemu.open_images()
     if step.overlay in opened:
-        await ports.qemu.merge(step, below_format, report)
+        await ports.qemu.merge(step, report)
     else:
         report(f"merging {step.removed}", 0, 0)
-        await ports.images.merge(step, below_format, backing_format)
+        await ports.images.merge(step, below_format)
     if step.direction is Direction.COMMIT:
         # QEMU rewrites the header of the one image above that it has open itself.
         for above in step.repoint:

@@ -19,20 +19,25 @@ Report = Callable[[str, int, int], None]
 """Told how far a step is: its name, the bytes done, and the bytes in all (0: not known)."""
 
 
-@dataclass(frozen=True)
-class MemoryFile:
+class MemoryFile(Protocol):
     """An empty memory file, allocated, open for writing; ``descriptor`` is at the place where the stream begins."""
 
-    path: str
-    descriptor: int
-    handle: object
-    """What the implementation needs to finish it."""
+    @property
+    def descriptor(self) -> int: ...
+
+    async def finish(self) -> int:
+        """Make a container of the stream that was written, durable. Returns: the bytes of the stream."""
+
+    async def discard(self) -> None:
+        """Close and remove it."""
 
 
 class Qemu(Protocol):
     """One running QEMU, through its monitor."""
 
     async def inspect(self) -> Inspection: ...
+
+    async def disks(self) -> Sequence[Disk]: ...
 
     async def open_images(self) -> Mapping[str, str]:
         """Return the node of each image that QEMU has open, by path."""
@@ -89,7 +94,7 @@ class Qemu(Protocol):
     async def pause_usec(self) -> int:
         """Return how long the guest stood still between its last STOP and RESUME, by QEMU's clock."""
 
-    async def merge(self, merge: Merge, below_format: str, report: Report) -> None:
+    async def merge(self, merge: Merge, report: Report) -> None:
         """Merge two images of a disk's chain while the guest runs."""
 
 
@@ -109,18 +114,13 @@ class Images(Protocol):
     async def free_bytes(self, directory: str) -> tuple[int, int]:
         """Return which file system ``directory`` is on, as a number, and how many bytes are free on it."""
 
-    async def merge(self, merge: Merge, below_format: str, backing_format: str) -> None:
+    async def merge(self, merge: Merge, below_format: str) -> None:
         """Merge two images that no QEMU has open."""
 
     async def repoint(self, path: str, backing: str, backing_format: str) -> None:
         """Write another backing image into the header of ``path``, whose content as seen through it is the same."""
 
     async def create_memory(self, path: str, largest_stream_bytes: int) -> MemoryFile: ...
-
-    async def finish_memory(self, memory: MemoryFile) -> int:
-        """Make a container of the stream in ``memory``, durable. Returns: the bytes of the stream."""
-
-    async def discard_memory(self, memory: MemoryFile) -> None: ...
 
     async def create_container(self, path: str) -> None:
         """Make an empty container for a save with the guest paused."""
@@ -131,7 +131,7 @@ class Images(Protocol):
     async def open_container(self, path: str) -> tuple[int, int]:
         """Return a descriptor for reading and writing and one for reading; the caller closes both."""
 
-    async def close_descriptors(self, *descriptors: int) -> None: ...
+    def close_descriptors(self, *descriptors: int) -> None: ...
 
 
 class Store(Protocol):

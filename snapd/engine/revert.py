@@ -34,7 +34,7 @@ async def prepare(
     await refuse_foreign_files(ports.images, overlays)
     await refuse_without_space(ports.images, dict.fromkeys(overlays, EMPTY_OVERLAY_BYTES), reserve_bytes)
     # A container that is gone is found here and not with the guest stopped.
-    await ports.images.close_descriptors(*await ports.images.open_container(plan.memory_path))
+    ports.images.close_descriptors(*await ports.images.open_container(plan.memory_path))
     return plan, record
 
 

@@ -4,6 +4,7 @@
 Not here: its snapshots (``tree``) and its images (``images``).
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -91,8 +92,8 @@ class Machine:
             return f"it has {now.memory_bytes >> 20} MiB of memory and had {self.memory_bytes >> 20} MiB"
         if self.cpus != now.cpus:
             return f"it has {now.cpus} processors and had {self.cpus}"
-        missing = sorted(set(self.devices) - set(now.devices))
-        added = sorted(set(now.devices) - set(self.devices))
+        missing = sorted(Counter(self.devices) - Counter(now.devices))
+        added = sorted(Counter(now.devices) - Counter(self.devices))
         if missing:
             return f"its device {missing[0]} is missing"
         if added:
@@ -109,6 +110,7 @@ class Inspection:
     """
 
     running: bool
+    uuid: str
     machine: Machine
     disks: tuple[Disk, ...]
     open_images: Mapping[str, str]

@@ -12,6 +12,9 @@ from snapd.model.domain import Disk, DomainDefinition
 from snapd.model.images import Image, ImageGraph, Origin
 from snapd.model.tree import SnapshotTree
 
+LONGEST_STEM_BYTES = 50
+"""Leaves room for the escaped name of a snapshot and the ending in the 255 bytes of a file name."""
+
 
 @dataclass(frozen=True)
 class DomainRecord:
@@ -69,8 +72,16 @@ class DomainRecord:
                     f"disk {target} should be {path} and QEMU has opened {disk.image or 'nothing'}; start QEMU with the image "
                     "named in disks.env, before the guest writes to the wrong one"
                 )
+            if disk.format != self.graph.images[path].format:
+                return (
+                    f"disk {target} should be {path} ({self.graph.images[path].format}) and QEMU has opened it as "
+                    f"{disk.format or 'no format'}; start QEMU with the format named in disks.env, before the guest writes"
+                )
             if list(disk.chain) != expected:
-                return f"disk {target} should back on {' on '.join(expected[1:]) or 'nothing'} and backs on {disk.chain[1:]}"
+                return (
+                    f"disk {target} should back on {' on '.join(expected[1:]) or 'nothing'} and backs on "
+                    f"{' on '.join(disk.chain[1:]) or 'nothing'}"
+                )
         return ""
 
     def defined_image(self, target: str) -> str:
@@ -79,5 +90,6 @@ class DomainRecord:
         return next((image.path for image in chain if image.origin is Origin.DEFINED), chain[0].path)
 
     def stem(self, target: str) -> str:
-        """Return the file name of the defined image without its ending, for naming what covers it."""
-        return posixpath.splitext(posixpath.basename(self.defined_image(target)))[0][:50]
+        """Return the file name of the defined image without its ending, cut to fit, for naming what covers it."""
+        stem = posixpath.splitext(posixpath.basename(self.defined_image(target)))[0]
+        return stem.encode(errors="ignore")[:LONGEST_STEM_BYTES].decode(errors="ignore")

@@ -34,8 +34,9 @@ class Qemu:
 
     async def inspect(self) -> Inspection:
         link = self._link
-        status, machine, self._version, blocked = await asyncio.gather(
+        status, uuid, machine, self._version, blocked = await asyncio.gather(
             commands.query_status(link),
+            commands.query_uuid(link),
             commands.query_machine(link),
             commands.query_version(link),
             memory.memory_blocker(link),
@@ -45,6 +46,7 @@ class Qemu:
         )
         return Inspection(
             running=status.running,
+            uuid=uuid,
             machine=machine,
             disks=disks,
             open_images={path: node for path, (node, _) in opened.items()},
@@ -53,6 +55,9 @@ class Qemu:
             live_blocker="" if blocked else await memory.live_blocker(link),
             memory_blocker=blocked,
         )
+
+    async def disks(self) -> Sequence[Disk]:
+        return await blocks.query_disks(self._link)
 
     async def open_images(self) -> Mapping[str, str]:
         return {path: node for path, (node, _) in (await blocks.query_open(self._link)).items()}
@@ -131,6 +136,6 @@ class Qemu:
     async def reset(self) -> None:
         await self._link.execute("system_reset")
 
-    async def merge(self, merge: Merge, below_format: str, report: Report) -> None:
+    async def merge(self, merge: Merge, report: Report) -> None:
         job = self._job()
         await merges.merge(self._link, merge, job, lambda done, total: report(f"merging {merge.removed}", done, total))

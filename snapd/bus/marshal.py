@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Values of the model as the contract has them: rows, dictionaries of variants, paths.
+
+The only business here is shape; what is shown is decided by the faces.
+"""
+
+from typing import Any
+
+from snapd.bus.names import NO_OBJECT, domain_path, job_path, snapshot_path
+from snapd.bus.wire import Variant
+from snapd.model.domain import Disk, Inspection
+from snapd.model.record import DomainRecord
+from snapd.model.snapshot import Snapshot
+from snapd.service.jobs import Job, JobState
+from snapd.service.managed_domain import ManagedDomain
+
+FLAG_MEMORY = 1
+FLAG_DAMAGED = 8
+"""2 and 4 stand for protected and adopted, which this version does not know."""
+
+
+def disk_row(disk: Disk) -> dict[str, Variant]:
+    return {
+        "Target": Variant("s", disk.target),
+        "Device": Variant("s", disk.device),
+        "Image": Variant("s", disk.image),
+        "Format": Variant("s", disk.format),
+        "VirtualSize": Variant("t", disk.virtual_size_bytes),
+        "Eligible": Variant("b", disk.eligible),
+        "Reason": Variant("s", disk.obstacle),
+    }
+
+
+def capabilities(seen: Inspection | None) -> dict[str, Variant]:
+    if seen is None:
+        return {}
+    return {
+        "Memory": Variant("b", not seen.memory_blocker),
+        "MemoryBlocker": Variant("s", seen.memory_blocker),
+        "Live": Variant("b", not (seen.live_blocker or seen.memory_blocker)),
+        "LiveBlocker": Variant("s", seen.live_blocker or seen.memory_blocker),
+    }
+
+
+def snapshot_disk_rows(record: DomainRecord, snapshot: Snapshot) -> list[dict[str, Variant]]:
+    sizes = {disk.target: disk.virtual_size_bytes for disk in snapshot.disks}
+    device = {disk.target: disk.overlay for disk in snapshot.disks}
+    rows = []
+    for target, pin in sorted(record.graph.pins.get(snapshot.name, {}).items()):
+        image = record.graph.images[pin.image]
+        rows.append(
+            {
+                "Target": Variant("s", target),
+                "Device": Variant("s", target if target in device else ""),
+                "Image": Variant("s", pin.image),
+                "Format": Variant("s", image.format),
+                "Tag": Variant("s", pin.tag),
+                "VirtualSize": Variant("t", sizes.get(target, image.virtual_size_bytes)),
+            }
+        )
+    return rows
+
+
+def snapshot_row(domain: ManagedDomain, snapshot: Snapshot) -> tuple[Any, ...]:
+    flags = (FLAG_MEMORY if snapshot.memory else 0) | (FLAG_DAMAGED if snapshot.name in domain.damaged else 0)
+    return (
+        snapshot_path(domain.name, snapshot.name),
+        snapshot.name,
+        snapshot.created_usec,
+        snapshot.type.value,
+        snapshot.parent,
+        flags,
+        domain.record.tree.current == snapshot.name,
+    )
+
+
+def job_row(job: Job) -> tuple[Any, ...]:
+    return (job_path(job.number), job.operation, job.state.value, job.domain, job.progress or 0.0)
+
+
+def snapshot_or_none(domain: ManagedDomain | None, name: str) -> str:
+    """Return the path of a snapshot, or of nothing where there is none of that name."""
+    if domain is None or name not in domain.record.tree:
+        return NO_OBJECT
+    return snapshot_path(domain.name, name)
+
+
+def job_of(domain: ManagedDomain) -> str:
+    return job_path(domain.job.number) if domain.job and domain.job.state is JobState.RUNNING else NO_OBJECT
+
+
+def domain_row(domain: ManagedDomain) -> tuple[str, str, str, str]:
+    return domain.name, domain.record.uuid, domain.state.value, domain_path(domain.name)

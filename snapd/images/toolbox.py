@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""All that the engine needs of images, as one object: the port ``Images``.
+
+It only puts together ``qemu_img``, ``files`` and ``vmstate``; see ``engine.ports`` for what each method promises.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from snapd.images import files, vmstate
+from snapd.images.qemu_img import QemuImg
+from snapd.model.images import Direction, Merge
+from snapd.model.plan import Overlay
+
+
+class EmptyMemory:
+    """A memory file that QEMU is about to fill."""
+
+    def __init__(self, made: vmstate.MemoryFile) -> None:
+        self._made = made
+        self.path = made.path
+        self.descriptor = made.fd
+
+    async def finish(self) -> int:
+        return await vmstate.finish(self._made)
+
+    async def discard(self) -> None:
+        await vmstate.discard(self._made)
+
+
+class ImageToolbox:
+    """Images, their files and memory-state containers on this host."""
+
+    def __init__(self, tool: QemuImg | None = None) -> None:
+        self._tool = tool or QemuImg()
+
+    async def version(self) -> str:
+        return await self._tool.version()
+
+    async def create_overlay(self, overlay: Overlay) -> None:
+        image = overlay.image
+        await self._tool.create_overlay(image.path, image.backing or "", overlay.backing_format, image.virtual_size_bytes)
+
+    async def unlink(self, path: str) -> None:
+        await files.unlink_created(path)
+
+    async def exists(self, path: str) -> bool:
+        return await files.exists(path)
+
+    async def allocated_bytes(self, paths: Sequence[str]) -> dict[str, int]:
+        present = [path for path in paths if await files.exists(path)]
+        sizes = await asyncio.gather(*(files.allocated_bytes(path) for path in present))
+        return dict(zip(present, sizes, strict=True))
+
+    async def free_bytes(self, directory: str) -> tuple[int, int]:
+        return await files.device_of(directory), await files.free_bytes(directory)
+
+    async def merge(self, merge: Merge, below_format: str) -> None:
+        if merge.direction is Direction.COMMIT:
+            await self._tool.commit(merge.overlay, merge.backing)
+        else:
+            await self._tool.rebase_onto(merge.overlay, merge.below, below_format or None)
+
+    async def repoint(self, path: str, backing: str, backing_format: str) -> None:
+        await self._tool.repoint(path, backing, backing_format)
+
+    async def create_memory(self, path: str, largest_stream_bytes: int) -> EmptyMemory:
+        return EmptyMemory(await vmstate.create_memory_file(path, largest_stream_bytes))
+
+    async def create_container(self, path: str) -> None:
+        await vmstate.create_empty(path, self._tool)
+
+    async def sync_container(self, path: str) -> int:
+        await files.sync_file(path)
+        return await files.allocated_bytes(path)
+
+    async def open_container(self, path: str) -> tuple[int, int]:
+        return await vmstate.open_for_loading(path)
+
+    def close_descriptors(self, *descriptors: int) -> None:
+        for each in descriptors:
+            os.close(each)
