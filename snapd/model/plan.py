@@ -23,6 +23,8 @@ OVERLAY_FORMAT = "qcow2"
 EMPTY_OVERLAY_BYTES = 1 << 20
 """More than a fresh overlay occupies: header, tables and a cluster or two."""
 
+_DISK_CHOICES = (DiskPolicy.INTERNAL, DiskPolicy.EXTERNAL, DiskPolicy.NO)
+
 _MEMORY_MARGIN_BYTES = 128 << 20
 """Device state, video memory and firmware come on top of the guest's own memory."""
 
@@ -297,9 +299,11 @@ def _choose_disks(
     """Return the disks that take part; one that the guest writes to and that cannot take part is refused by name."""
     policies = {disk.target: disk.policy for disk in definition.disks}
     by_target = {disk.target: disk for disk in seen.disks}
-    for target in chosen:
+    for target, wanted in chosen.items():
         if target not in by_target:
             raise InvalidOption("disks", f"names {target}, and domain {record.name} has only {', '.join(by_target) or 'none'}")
+        if wanted not in _DISK_CHOICES:
+            raise InvalidOption("disks", f"says {wanted!r} for disk {target}, and can say {', '.join(_DISK_CHOICES)}")
     part: list[Disk] = []
     for disk in seen.disks:
         wanted = chosen.get(disk.target, "")
