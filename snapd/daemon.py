@@ -35,6 +35,7 @@ from snapd.qmp.qemu import Qemu
 from snapd.service.host import Host
 from snapd.service.jobs import Jobs
 from snapd.service.managed_domain import Surroundings
+from snapd.service.policy import Policy
 from snapd.service.publisher import Publisher
 from snapd.state.store import Store
 
@@ -53,8 +54,9 @@ log = logging.getLogger("snapd")
 class HostAdapters:
     """Gives each domain its monitor, its state and the tools for its images."""
 
-    def __init__(self, state_directory: Path, memory_directory: str | None) -> None:
+    def __init__(self, state_directory: Path, memory_directory: str | None, monitor_timeout_s: float) -> None:
         self._state_directory, self._memory_directory = state_directory, memory_directory
+        self._monitor_timeout_s = monitor_timeout_s
         self._opened: dict[str, str] = {}
         self.images = ImageToolbox()
 
@@ -65,7 +67,7 @@ class HostAdapters:
         on_down: Callable[[bool, str], Awaitable[None]],
         on_event: Callable[[Mapping[str, Any]], None],
     ) -> tuple[Link, Qemu]:
-        link = Link(definition.name, definition.monitor, on_up, on_down, on_event)
+        link = Link(definition.name, definition.monitor, on_up, on_down, on_event, self._monitor_timeout_s)
         return link, Qemu(link)
 
     async def open_store(self, name: str, uuid: str) -> Store:
@@ -73,10 +75,15 @@ class HostAdapters:
         directory = self._state_directory / uuid.lower()
         if owner != name:
             raise StateDamaged(str(directory), 0, f"domain {owner} has the same uuid, give each its own")
-        return await Store.open(directory, name, uuid)
+        store = await Store.open(directory, name, uuid)
+        await asyncio.to_thread(Path(self.memory_directory(uuid)).mkdir, mode=0o700, parents=True, exist_ok=True)
+        return store
+
+    def close_store(self, name: str) -> None:
+        self._opened = {uuid: owner for uuid, owner in self._opened.items() if owner != name}
 
     def memory_directory(self, uuid: str) -> str:
-        return self._memory_directory or str(self._state_directory / uuid.lower())
+        return str(Path(self._memory_directory or self._state_directory) / uuid.lower())
 
 
 class Service:
@@ -85,6 +92,13 @@ class Service:
     def __init__(self, settings: config.Config, definitions: list[DomainDefinition], state_directory: Path) -> None:
         self._settings, self._definitions, self._state_directory = settings, definitions, state_directory
         self._stopping = asyncio.Event()
+        self._host: Host | None = None
+
+    def reload(self, definitions: list[DomainDefinition]) -> None:
+        """Look after these domains from now on."""
+        if self._host:
+            for name in self._host.follow(definitions):
+                log.warning("domain %s is busy and stays as it was; reload again when its job has ended", name)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -96,24 +110,27 @@ class Service:
         """
         notifier = Notifier.from_environment()
         wire = await Wire.connect(bus_address, receive_limit_bytes=RECEIVE_LIMIT_BYTES)
-        adapters = HostAdapters(self._state_directory, self._settings.snapshots_directory)
+        adapters = HostAdapters(self._state_directory, self._settings.snapshots_directory, self._settings.timeouts.monitor_s)
         publisher = Publisher()
         jobs = Jobs(publisher, self._settings.limits.jobs, self._settings.limits.jobs_per_caller)
         tool_version = await self._image_tool_version(adapters.images)
         try:
             async with asyncio.TaskGroup() as tasks:
                 spawn = Tasks(tasks)
-                host = Host(Surroundings(adapters, jobs, publisher, spawn, self._settings.limits.free_bytes))
+                limits = self._settings.limits
+                policy = Policy(limits.free_bytes, limits.chain, self._settings.live)
+                host = self._host = Host(Surroundings(adapters, jobs, publisher, spawn, policy))
                 authorization = Authorization(wire)
-                verbs = Verbs(authorization)
+                verbs = Verbs(authorization, policy.live)
                 objects = Objects(host, ManagerFace(host, verbs, version("domsnapd"), tool_version), verbs)
-                host.add(self._definitions)
+                host.follow(self._definitions)
                 publisher.subscribe(Signals(wire, objects, host).announce)
                 wire.handle(Dispatcher(wire, objects, authorization, spawn).take)
                 await wire.request_name(BUS_NAME)
                 notifier.send("READY=1", f"STATUS=Looking after {len(self._definitions)} domains.")
                 log.info("ready: %d domains, %s on the bus", len(self._definitions), BUS_NAME)
                 lost = await self._until_end(wire)
+                self._host = None
                 notifier.send("STOPPING=1")
                 wire.handle(lambda _message: False)
                 await host.until_idle()
@@ -149,10 +166,11 @@ class Tasks:
         self._group = group
         self._running: set[asyncio.Task[None]] = set()
 
-    def __call__(self, work: Awaitable[None]) -> None:
+    def __call__(self, work: Awaitable[None]) -> Callable[[], object]:
         task = self._group.create_task(_as_coroutine(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task.cancel
 
     def cancel_all(self) -> None:
         for task in self._running:
@@ -182,15 +200,16 @@ def main(
     """Snapshots of QEMU virtual machines as a system service."""
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
-    settings, definitions, mistakes = config.load(config_file or DEFAULT_CONFIG, required=config_file is not None)
+    path = config_file or DEFAULT_CONFIG
+    settings, definitions, mistakes = config.load(path, required=config_file is not None)
     for mistake in mistakes:
         click.echo(str(mistake), err=not check)
     if check:
         sys.exit(EXIT_CONFIGURATION if mistakes else 0)
-    if any(mistake.path == str(config_file or DEFAULT_CONFIG) for mistake in mistakes):
+    if any(mistake.path == path for mistake in mistakes):
         sys.exit(EXIT_CONFIGURATION)
     state = _state_directory(state_directory)
-    sys.exit(asyncio.run(_serve(Service(settings, definitions, state), bus)))
+    sys.exit(asyncio.run(_serve(Service(settings, definitions, state), bus, path)))
 
 
 def _state_directory(given: Path | None) -> Path:
@@ -206,8 +225,18 @@ def _state_directory(given: Path | None) -> Path:
     return directory.resolve()
 
 
-async def _serve(service: Service, bus: str) -> int:
+async def _serve(service: Service, bus: str, path: Path) -> int:
     loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        _, definitions, mistakes = config.load(path)
+        for mistake in mistakes:
+            log.warning("%s", mistake)
+        # A file that cannot be read now must not end the care of a domain that could be read before.
+        if not mistakes:
+            service.reload(definitions)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, service.stop)
     failure: BaseException | None = None

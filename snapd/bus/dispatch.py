@@ -68,7 +68,7 @@ class Call:
 
 class Dispatcher:
     def __init__(
-        self, wire: Wire, objects: Objects, authorization: Authorization, spawn: Callable[[Awaitable[None]], None]
+        self, wire: Wire, objects: Objects, authorization: Authorization, spawn: Callable[[Awaitable[None]], object]
     ) -> None:
         self._wire, self._objects, self._authorization, self._spawn = wire, objects, authorization, spawn
         self._under_way = 0

@@ -29,8 +29,8 @@ LIST_OPTIONS = {"after": "s", "limit": "u"}
 
 
 class Verbs:
-    def __init__(self, authorization: Authorization) -> None:
-        self._authorization = authorization
+    def __init__(self, authorization: Authorization, default_live: Live) -> None:
+        self._authorization, self._default_live = authorization, default_live
 
     async def create(self, caller: Caller, domain: ManagedDomain, name: str, given: Given) -> tuple[str]:
         await self._authorization.check(caller, "create snapshots of", domain.name)
@@ -41,7 +41,7 @@ class Verbs:
             type=options.choice("type", SnapshotType.ANY),
             memory=options.value("memory", default=True),
             disks=options.value("disks", {}),
-            live=options.choice("live", Live.AUTO),
+            live=options.choice("live", self._default_live),
         )
         return await _answer(await domain.create(request, caller.uid), options)
 

@@ -23,14 +23,20 @@ MEMORY_TAG = "memory"
 
 
 async def prepare(
-    ports: Ports, definition: DomainDefinition, request: CreateRequest, memory_directory: str, token: str, reserve_bytes: int
+    ports: Ports,
+    definition: DomainDefinition,
+    request: CreateRequest,
+    memory_directory: str,
+    token: str,
+    reserve_bytes: int,
+    chain_limit: int,
 ) -> tuple[CreatePlan, DomainRecord]:
     """Return the plan, and the record that it starts from; nothing is touched.
 
     Raises: every refusal of ``plan_create``; DomainDrifted, ImageInUse, NoSpace, MonitorLost.
     """
     seen, record = await look(ports, definition)
-    plan = plan_create(definition, record, seen, request, memory_directory, token)
+    plan = plan_create(definition, record, seen, request, memory_directory, token, chain_limit)
     overlays = [overlay.image.path for overlay in plan.overlays]
     await refuse_foreign_files(ports.images, [*overlays, plan.memory_path])
     needed = dict.fromkeys(overlays, EMPTY_OVERLAY_BYTES) | {plan.memory_path: plan.largest_stream_bytes}

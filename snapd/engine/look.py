@@ -20,7 +20,10 @@ async def look(ports: Ports, definition: DomainDefinition) -> tuple[Inspection, 
     drift = ports.store.committed.drift(definition, seen.disks)
     if drift:
         raise DomainDrifted(definition.name, drift)
-    return seen, ports.store.committed.learn(seen.disks, seen.formats)
+    record = ports.store.committed.learn(seen.disks, seen.formats)
+    if broken := record.graph.violations():
+        raise DomainDrifted(definition.name, broken[0])
+    return seen, record
 
 
 async def refuse_foreign_files(images: Images, paths: Iterable[str]) -> None:

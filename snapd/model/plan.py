@@ -147,10 +147,12 @@ def plan_create(
     request: CreateRequest,
     memory_directory: str,
     token: str,
+    chain_limit: int = CHAIN_LIMIT,
 ) -> CreatePlan:
     """Return how to take the snapshot that ``request`` describes.
 
     Args:
+        chain_limit: how many images one disk may consist of.
         token: at most 12 characters that no earlier plan for this QEMU had; it makes node names unique.
 
     Raises: InvalidName, SnapshotExists, InvalidOption, NotSupported.
@@ -165,7 +167,7 @@ def plan_create(
     if seen.memory_blocker:
         raise NotSupported(record.name, "Saving memory", seen.memory_blocker)
     method, reason = _choose_method(record, seen, request.live)
-    disks = _choose_disks(definition, record, seen, request.disks)
+    disks = _choose_disks(definition, record, seen, request.disks, chain_limit)
     taken = set(record.graph.images)
     overlays = []
     for index, disk in enumerate(disks):
@@ -294,7 +296,7 @@ def _choose_method(record: DomainRecord, seen: Inspection, live: Live) -> tuple[
 
 
 def _choose_disks(
-    definition: DomainDefinition, record: DomainRecord, seen: Inspection, chosen: Mapping[str, str]
+    definition: DomainDefinition, record: DomainRecord, seen: Inspection, chosen: Mapping[str, str], chain_limit: int
 ) -> list[Disk]:
     """Return the disks that take part; one that the guest writes to and that cannot take part is refused by name."""
     policies = {disk.target: disk.policy for disk in definition.disks}
@@ -315,7 +317,7 @@ def _choose_disks(
         if obstacle:
             continue
         depth = len(record.graph.chain(record.graph.active[disk.target])) if disk.target in record.graph.active else 1
-        if depth >= CHAIN_LIMIT:
+        if depth >= chain_limit:
             raise NotSupported(
                 record.name, "One more snapshot", f"disk {disk.target} has a chain of {depth} images already; delete some first"
             )

@@ -89,7 +89,9 @@ class Link:
         on_up: Callable[[], Awaitable[None]],
         on_down: Callable[[bool, str], Awaitable[None]],
         on_event: Callable[[Event], None],
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
+        self._connect_timeout_s = connect_timeout_s
         self.domain, self.path = domain, path
         self._on_up, self._on_down, self._on_event = on_up, on_down, on_event
         self._monitor = Monitor(self._dispatch)
@@ -193,7 +195,7 @@ class Link:
         if insecure := await asyncio.to_thread(_insecurity, Path(self.path)):
             return True, insecure
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self._connect_timeout_s):
                 await self._monitor.connect(self.path)
         except TimeoutError:
             await self._monitor.shut()

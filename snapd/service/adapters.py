@@ -47,5 +47,8 @@ class Adapters(Protocol):
     async def open_store(self, name: str, uuid: str) -> Ledger:
         """Open the state of a domain. Raises: StateDamaged."""
 
+    def close_store(self, name: str) -> None:
+        """Let another domain have the state of this one's uuid."""
+
     def memory_directory(self, uuid: str) -> str:
         """Return where the domain's memory files go."""

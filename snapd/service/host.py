@@ -4,11 +4,11 @@
 Not here: one domain's life (``managed_domain``).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from snapd.errors import NoSuchDomain
 from snapd.model.domain import DomainDefinition
-from snapd.model.events import DomainAdded
+from snapd.model.events import DomainAdded, DomainRemoved
 from snapd.service.managed_domain import ManagedDomain, Surroundings
 
 
@@ -19,14 +19,38 @@ class Host:
         self._around = around
         self.domains: dict[str, ManagedDomain] = {}
         self.jobs = around.jobs
+        self._end: dict[str, Callable[[], object]] = {}
 
-    def add(self, definitions: Iterable[DomainDefinition]) -> None:
-        """Begin to look after domains."""
-        for definition in definitions:
-            domain = ManagedDomain(definition, self._around)
-            self.domains[definition.name] = domain
-            self._around.spawn(domain.keep())
-            self._around.publisher.publish(DomainAdded(definition.name))
+    def follow(self, definitions: Iterable[DomainDefinition]) -> list[str]:
+        """Look after exactly these domains: begin with new ones, end with those that are gone, both for changed ones.
+
+        Returns: the names of domains that are busy, and so stay as they are until this is called again.
+        """
+        wanted = {definition.name: definition for definition in definitions}
+        busy = []
+        for name, domain in list(self.domains.items()):
+            if wanted.get(name) == domain.definition:
+                continue
+            if domain.doing:
+                busy.append(name)
+            else:
+                self._remove(name)
+        for name, definition in wanted.items():
+            if name not in self.domains:
+                self._add(definition)
+        return busy
+
+    def _add(self, definition: DomainDefinition) -> None:
+        domain = ManagedDomain(definition, self._around)
+        self.domains[definition.name] = domain
+        self._end[definition.name] = self._around.spawn(domain.keep())
+        self._around.publisher.publish(DomainAdded(definition.name))
+
+    def _remove(self, name: str) -> None:
+        self._end.pop(name)()
+        domain = self.domains.pop(name)
+        self._around.adapters.close_store(domain.name)
+        self._around.publisher.publish(DomainRemoved(name))
 
     def get(self, name: str) -> ManagedDomain:
         """Return a domain. Raises: NoSuchDomain."""

@@ -35,6 +35,7 @@ from snapd.model.plan import CreateRequest, DeleteRequest, RevertRequest
 from snapd.model.record import DomainRecord
 from snapd.service.adapters import Adapters, Ledger
 from snapd.service.jobs import Job, Jobs
+from snapd.service.policy import Policy
 from snapd.service.publisher import Publisher
 
 SETTLE_S = 0.05
@@ -46,7 +47,9 @@ NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 log = logging.getLogger(__name__)
 
-Spawn = Callable[[Awaitable[None]], None]
+Spawn = Callable[[Awaitable[None]], Callable[[], object]]
+"""Begins a task of the daemon's and returns what cancels it."""
+
 CarryOut = Callable[[Report], Awaitable[None]]
 
 
@@ -58,7 +61,7 @@ class Surroundings:
     jobs: Jobs
     publisher: Publisher
     spawn: Spawn
-    reserve_bytes: int
+    policy: Policy
 
 
 class ManagedDomain:
@@ -177,7 +180,8 @@ class ManagedDomain:
                 request,
                 self._around.adapters.memory_directory(self.record.uuid),
                 secrets.token_hex(4),
-                self._around.reserve_bytes,
+                self._around.policy.reserve_bytes,
+                self._around.policy.chain_limit,
             )
         except BaseException:
             self._release()
@@ -193,7 +197,7 @@ class ManagedDomain:
         try:
             ports = self._ports(store)
             plan, record = await revert.prepare(
-                ports, self.definition, request, secrets.token_hex(4), self._around.reserve_bytes
+                ports, self.definition, request, secrets.token_hex(4), self._around.policy.reserve_bytes
             )
         except BaseException:
             self._release()

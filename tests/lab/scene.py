@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""A whole scene: a private bus, a QEMU with the tiny guest, the daemon that looks after it, and a client on the bus.
+
+Not here: its parts (``bus``, ``qemu``, ``daemon``). It knows nothing of pytest.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snapd.bus.names import (
+    BUS_NAME,
+    DOMAIN_INTERFACE,
+    MANAGER_INTERFACE,
+    PROPERTIES_INTERFACE,
+    ROOT_PATH,
+    SNAPSHOT_INTERFACE,
+    domain_path,
+    snapshot_path,
+)
+from snapd.bus.wire import Message, MessageType, Variant, Wire, unwrap
+from tests.lab.bus import private_bus
+from tests.lab.daemon import DaemonProcess
+from tests.lab.guest import COUNTS_ON_TWO, TinyGuest, make_disk
+from tests.lab.qemu import GuestDisk, QemuProcess
+
+DOMAIN = "vm1"
+UUID = "a4eb4367-b880-3b11-d1e8-d5d2b2c1a3aa"
+JOB_TIMEOUT_S = 120.0
+STATE_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Scene:
+    """``signals`` holds every signal of the service that the client has seen, oldest first."""
+
+    directory: Path
+    qemu: QemuProcess
+    daemon: DaemonProcess
+    wire: Wire
+    signals: list[Message] = field(default_factory=list)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def bus_address(self) -> str:
+        """The address of the bus."""
+        return self.daemon.bus_address
+
+    @property
+    def images(self) -> Path:
+        return self.directory / "images"
+
+    @property
+    def state(self) -> Path:
+        return self.daemon.state / UUID
+
+    async def manager(self, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
+        return await self.wire.call(BUS_NAME, ROOT_PATH, MANAGER_INTERFACE, member, signature, body, timeout_s=JOB_TIMEOUT_S)
+
+    async def create(self, name: str, **options: Variant) -> None:
+        """Take a snapshot and wait until it is done. Raises: CallError."""
+        await self.manager("CreateSnapshot", "ssa{sv}", DOMAIN, name, {**options, "wait": Variant("b", True)})
+
+    async def revert(self, name: str, **options: Variant) -> None:
+        await self.manager("RevertSnapshot", "ssa{sv}", DOMAIN, name, {**options, "wait": Variant("b", True)})
+
+    async def revert_paused(self, name: str) -> None:
+        """Go back to a snapshot and leave the guest paused there."""
+        await self.revert(name, state=Variant("s", "paused"))
+
+    async def delete(self, name: str, **options: Variant) -> None:
+        await self.manager("DeleteSnapshot", "ssa{sv}", DOMAIN, name, {**options, "wait": Variant("b", True)})
+
+    async def snapshots(self) -> list[tuple[Any, ...]]:
+        """Return the rows of ListSnapshots."""
+        (rows,) = await self.manager("ListSnapshots", "sa{sv}", DOMAIN, {})
+        return list(rows)
+
+    async def properties(self, snapshot: str = "") -> dict[str, Any]:
+        """Return the properties of the domain, or of one of its snapshots, without their types."""
+        path, interface = domain_path(DOMAIN), DOMAIN_INTERFACE
+        if snapshot:
+            path, interface = snapshot_path(DOMAIN, snapshot), SNAPSHOT_INTERFACE
+        (values,) = await self.wire.call(BUS_NAME, path, PROPERTIES_INTERFACE, "GetAll", "s", (interface,))
+        return {name: unwrap(value) for name, value in values.items()}
+
+    async def wait_state(self, *states: str, timeout_s: float = STATE_TIMEOUT_S) -> dict[str, Any]:
+        """Wait for signals until the domain is in one of ``states``. Returns: its properties."""
+        seen: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self._arrived.clear()
+                    seen = await self.properties()
+                    if seen["State"] in states:
+                        return seen
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise AssertionError(f"the domain is {seen.get('State')} ({seen.get('StateReason')}), not {states}") from None
+
+    async def wait_signal(self, member: str, count: int = 1, timeout_s: float = STATE_TIMEOUT_S) -> list[Message]:
+        """Wait until ``count`` signals called ``member`` have come, and return them."""
+        found: list[Message] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(found) < count:
+                    self._arrived.clear()
+                    found = [each for each in self.signals if each.member == member]
+                    if len(found) < count:
+                        await self._arrived.wait()
+        except TimeoutError:
+            seen = [each.member for each in self.signals]
+            raise AssertionError(f"{len(found)} signals {member} came and not {count}; there came {seen}") from None
+        return found
+
+    def files(self) -> list[str]:
+        """Return the names of all files below images and state, for seeing that nothing is left over."""
+        roots = (self.images, self.state)
+        return sorted(str(each.relative_to(self.directory)) for root in roots for each in root.rglob("*") if not each.is_dir())
+
+    def hear(self, message: Message) -> bool:
+        if message.message_type is MessageType.SIGNAL:
+            self.signals.append(message)
+            self._arrived.set()
+        return False
+
+    async def restart_daemon(self, signal_number: int) -> None:
+        """End the daemon with a signal and start it again."""
+        self.daemon.stop(signal_number)
+        self.daemon.start()
+
+
+@contextlib.contextmanager
+def short_directory() -> "contextlib.Generator[Path, None, None]":
+    """Make a directory whose path leaves room for the name of a socket."""
+    directory = Path(tempfile.mkdtemp(prefix="domsnap-", dir=os.environ.get("DOMSNAPD_TEST_DIRECTORY")))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+TWO_DISKS = (GuestDisk("disk0.raw", "raw", id="disk0"), GuestDisk("disk1.qcow2", "qcow2", id="disk1"))
+
+
+@contextlib.asynccontextmanager
+async def scene(
+    disks: Sequence[GuestDisk] = TWO_DISKS,
+    *,
+    guest: TinyGuest = COUNTS_ON_TWO,
+    accel: str = "tcg",
+    memory_mib: int = 32,
+    disk_bytes: int = 1 << 20,
+    settings: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    extra: Sequence[str] = (),
+    define: Mapping[str, Any] | None = None,
+    paused: bool = False,
+) -> AsyncIterator[Scene]:
+    """Set a scene and wait until the domain is running and its guest counts.
+
+    Args:
+        disks: their relative paths lie in the scene's ``images``; those that do not exist are made.
+        define: more keys of the domain's definition.
+    """
+    with short_directory() as directory:
+        images = directory / "images"
+        images.mkdir()
+        placed = [_placed(disk, images, guest, disk_bytes) for disk in disks]
+        with (
+            private_bus(directory) as bus,
+            QemuProcess(directory, placed, accel=accel, memory_mib=memory_mib, extra=extra, paused=paused) as qemu,
+        ):
+            daemon = DaemonProcess(directory, bus.address, settings=settings, environment=environment)
+            daemon.define(DOMAIN, UUID, qemu.monitor, **(define or {}))
+            with daemon:
+                wire = await Wire.connect(bus.address)
+                made = Scene(directory, qemu, daemon, wire)
+                try:
+                    wire.handle(made.hear)
+                    match = f"type='signal',sender='{BUS_NAME}'"
+                    await wire.call(
+                        "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", (match,)
+                    )
+                    await made.wait_state("running", "paused")
+                    if not paused:
+                        await asyncio.to_thread(qemu.wait_counting)
+                    yield made
+                except BaseException:
+                    print(daemon.log[-8000:])
+                    raise
+                finally:
+                    wire.close()
+
+
+def _placed(disk: GuestDisk, images: Path, guest: TinyGuest, disk_bytes: int) -> GuestDisk:
+    """Return the disk with its path in ``images``, where its image is made unless it is there."""
+    if not disk.path:
+        return disk
+    path = images / disk.path
+    if not path.exists():
+        make_disk(path, disk.format, disk_bytes, guest)
+    return GuestDisk(path, disk.format, disk.bus, disk.via, disk.id, disk.options)
