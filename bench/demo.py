@@ -50,8 +50,8 @@ async def main() -> None:
         await _revert(stage, "later", pid)
 
         step("Delete both while the guest runs; what they held is merged down", busctl("DeleteSnapshot", "fresh"))
-        await tool(stage, "--yes", "delete", DOMAIN, "fresh")
-        await tool(stage, "--yes", "delete", DOMAIN, "later")
+        await tool(stage, "delete", "--yes", DOMAIN, "fresh")
+        await tool(stage, "delete", "--yes", DOMAIN, "later")
         disks = [disk["Image"] for disk in (await stage.properties())["Disks"]]
         seen(f"the disks are {', '.join(Path(disk).name for disk in disks)} again, the images the domain was defined with")
         seen(f"files left: {', '.join(sorted(each.name for each in stage.images.iterdir()))}")
@@ -73,7 +73,7 @@ async def _create(stage: Scene, name: str) -> None:
 
 async def _revert(stage: Scene, name: str, pid: int) -> None:
     before = stage.qemu.counter()
-    await tool(stage, "--yes", "revert", DOMAIN, name)
+    await tool(stage, "revert", "--yes", DOMAIN, name)
     seen(
         f"guest counter {before} before, {stage.qemu.counter()} now; "
         f"QEMU's PID is {stage.qemu.pid} ({same(stage.qemu.pid == pid)})"

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -89,16 +90,27 @@ class HostAdapters:
 class Service:
     """A running service: owns the task group in which everything happens."""
 
-    def __init__(self, settings: config.Config, definitions: list[DomainDefinition], state_directory: Path) -> None:
-        self._settings, self._definitions, self._state_directory = settings, definitions, state_directory
+    def __init__(self, path: Path, settings: config.Config, definitions: list[DomainDefinition], state_directory: Path) -> None:
+        self._path, self._settings, self._definitions, self._state_directory = path, settings, definitions, state_directory
         self._stopping = asyncio.Event()
-        self._host: Host | None = None
+        self._reloading = asyncio.Event()
 
-    def reload(self, definitions: list[DomainDefinition]) -> None:
-        """Look after these domains from now on."""
-        if self._host:
-            for name in self._host.follow(definitions):
+    def reload(self) -> None:
+        """Read the domain files again."""
+        self._reloading.set()
+
+    async def _reload_when_told(self, host: Host, notifier: Notifier) -> None:
+        while True:
+            await self._reloading.wait()
+            self._reloading.clear()
+            notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            _, definitions, mistakes = await asyncio.to_thread(config.load, self._path)
+            for mistake in mistakes:
+                log.warning("%s", mistake)
+            # A file that cannot be read now must not end the care of a domain that could be read before.
+            for name in host.follow(definitions) if not mistakes else ():
                 log.warning("domain %s is busy and stays as it was; reload again when its job has ended", name)
+            notifier.send("READY=1", f"STATUS=Looking after {len(host.domains)} domains.")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -119,7 +131,7 @@ class Service:
                 spawn = Tasks(tasks)
                 limits = self._settings.limits
                 policy = Policy(limits.free_bytes, limits.chain, self._settings.live)
-                host = self._host = Host(Surroundings(adapters, jobs, publisher, spawn, policy))
+                host = Host(Surroundings(adapters, jobs, publisher, spawn, policy))
                 authorization = Authorization(wire)
                 verbs = Verbs(authorization, policy.live)
                 objects = Objects(host, ManagerFace(host, verbs, version("domsnapd"), tool_version), verbs)
@@ -129,8 +141,8 @@ class Service:
                 await wire.request_name(BUS_NAME)
                 notifier.send("READY=1", f"STATUS=Looking after {len(self._definitions)} domains.")
                 log.info("ready: %d domains, %s on the bus", len(self._definitions), BUS_NAME)
+                spawn(self._reload_when_told(host, notifier))
                 lost = await self._until_end(wire)
-                self._host = None
                 notifier.send("STOPPING=1")
                 wire.handle(lambda _message: False)
                 await host.until_idle()
@@ -209,7 +221,7 @@ def main(
     if any(mistake.path == path for mistake in mistakes):
         sys.exit(EXIT_CONFIGURATION)
     state = _state_directory(state_directory)
-    sys.exit(asyncio.run(_serve(Service(settings, definitions, state), bus, path)))
+    sys.exit(asyncio.run(_serve(Service(path, settings, definitions, state), bus)))
 
 
 def _state_directory(given: Path | None) -> Path:
@@ -225,18 +237,9 @@ def _state_directory(given: Path | None) -> Path:
     return directory.resolve()
 
 
-async def _serve(service: Service, bus: str, path: Path) -> int:
+async def _serve(service: Service, bus: str) -> int:
     loop = asyncio.get_running_loop()
-
-    def reload() -> None:
-        _, definitions, mistakes = config.load(path)
-        for mistake in mistakes:
-            log.warning("%s", mistake)
-        # A file that cannot be read now must not end the care of a domain that could be read before.
-        if not mistakes:
-            service.reload(definitions)
-
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, service.stop)
     failure: BaseException | None = None

@@ -19,7 +19,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPError, StateError
 
@@ -150,6 +150,7 @@ class Link:
         """Run a QMP command with arguments as they stand. Raises: as ``execute``."""
         if not self._monitor.is_open:
             raise DomainUnreachable(self.domain, f"its monitor {self.path} is not connected")
+        transport = self._monitor.transport
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._monitor.execute(command, arguments)
@@ -157,7 +158,7 @@ class Link:
             raise QemuFailed(self.domain, command, str(error)) from error
         except TimeoutError as error:
             log.warning("domain %s: no answer to %s within %s s", self.domain, command, timeout_s)
-            await self._monitor.shut()
+            transport.abort()
             raise MonitorLost(self.domain, command, f"no answer came within {timeout_s:g} s") from error
         except (ExecInterruptedError, StateError, QMPError, OSError, EOFError) as error:
             raise MonitorLost(self.domain, command, str(error) or type(error).__name__) from error
@@ -216,8 +217,7 @@ class Link:
 
     def _foreign_owner(self) -> str:
         """Return why the socket is not to be trusted, or nothing: it must belong to root, to us or to QEMU's own user."""
-        transport = cast("asyncio.StreamWriter", self._monitor._writer).transport
-        connected: socket.socket = transport.get_extra_info("socket")
+        connected: socket.socket = self._monitor.transport.get_extra_info("socket")
         size = struct.calcsize("iII")
         _, peer_uid, _ = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         try:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qemu.qmp import Message, QMPClient, Runstate
+from qemu.qmp import Message, QMPClient, Runstate, StateError
 
 LONGEST_LINE_BYTES = 4 << 20
 """``query-qmp-schema`` has 200 KiB, the blocks of a chain of 64 images 300 KiB."""
@@ -43,8 +43,18 @@ class Monitor(QMPClient):
     def is_open(self) -> bool:
         return self.runstate is Runstate.RUNNING
 
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        """The connection of now; ending this one cannot end a later one by mistake."""
+        if self._writer is None:
+            raise StateError("the monitor is not connected", self.runstate, Runstate.RUNNING)
+        return self._writer.transport
+
     async def shut(self) -> Exception | None:
         """End the connection. Returns: what ended it before, if anything did; the object can connect again."""
+        if self._writer is not None:
+            # The library would first send what is left, and a QEMU that is stopped never reads it.
+            self._writer.transport.abort()
         try:
             await self.disconnect()
         except asyncio.CancelledError:

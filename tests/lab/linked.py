@@ -15,6 +15,8 @@ from snapd.qmp.monitor import Event
 
 DOMAIN = "lab"
 TOLD_TIMEOUT_S = 30.0
+GREETING_TIMEOUT_S = 1.0
+"""A QEMU that is there and free greets within milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ async def linked(path: Path, *, keep_events: bool = True) -> AsyncIterator[Linke
     async def down(there: bool, reason: str) -> None:
         told.put_nowait(Down(there, reason))
 
-    link = Link(DOMAIN, str(path), up, down, events.append if keep_events else lambda _: None)
+    on_event = events.append if keep_events else lambda _: None
+    link = Link(DOMAIN, str(path), up, down, on_event, connect_timeout_s=GREETING_TIMEOUT_S)
     keeping = asyncio.ensure_future(link.keep())
     try:
         yield Linked(link, told, events)
