@@ -9,6 +9,9 @@ import os
 import socket
 from typing import Self
 
+SEND_TIMEOUT_S = 1.0
+"""A manager that is busy reads a little later; one that is stuck must not hold the service."""
+
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,7 @@ class Notifier:
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(SEND_TIMEOUT_S)
                 sender.connect(address)
                 sender.sendall("\n".join(assignments).encode())
         except OSError as error:

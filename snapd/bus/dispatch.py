@@ -80,7 +80,7 @@ class Dispatcher:
 
     def take(self, message: Message) -> bool:
         """Begin to answer a call. Returns: whether it was one; those of Peer are left to the wire."""
-        if message.message_type is not MessageType.METHOD_CALL or message.interface == PEER_INTERFACE:
+        if message.message_type is not MessageType.METHOD_CALL or _is_for_peer(message):
             return False
         self._under_way += 1
         self._spawn(self._serve(message))
@@ -114,6 +114,8 @@ class Dispatcher:
         if self._under_way > MOST_CALLS:
             raise BusError(LIMITS_EXCEEDED, f"More than {MOST_CALLS} calls are under way; try again later.")
         face = self._objects.face(call.path)
+        if face is None and self._objects.children(call.path) is None:
+            raise unknown_object(call.path)
         interface = call.interface or self._interface_with(face, call.member)
         if interface in self._standard:
             methods = standard()[interface].methods
@@ -123,9 +125,7 @@ class Dispatcher:
             if call.signature != expected:
                 raise invalid_args(interface, call.member, expected, call.signature)
             return self._standard[interface](call)
-        if face is None:
-            raise unknown_object(call.path)
-        if interface != face.interface:
+        if face is None or interface != face.interface:
             raise unknown_interface(call.path, interface)
         return await self._call(face, call)
 
@@ -150,8 +150,6 @@ class Dispatcher:
     def _introspect(self, call: Call) -> Results:
         face = self._objects.face(call.path)
         children = self._objects.children(call.path)
-        if face is None and children is None:
-            raise unknown_object(call.path)
         own = [contract()[face.interface]] if face else []
         return "s", (introspect_xml(own, children or []),)
 
@@ -162,12 +160,10 @@ class Dispatcher:
 
     def _properties(self, call: Call) -> Results:
         face = self._objects.face(call.path)
-        if face is None:
-            raise unknown_object(call.path)
         interface = call.body[0]
         if interface in standard():
             values: Mapping[str, Variant] = {}
-        elif interface == face.interface:
+        elif face and interface == face.interface:
             values = shown(contract()[interface], face)
         else:
             raise unknown_interface(call.path, interface)
@@ -179,3 +175,10 @@ class Dispatcher:
         if call.member == "Set":
             raise property_read_only(interface, name)
         return "v", (values[name],)
+
+
+def _is_for_peer(message: Message) -> bool:
+    """Tell whether a call is of the interface Peer, which the wire answers; it may be meant without being named."""
+    if message.interface:
+        return message.interface == PEER_INTERFACE
+    return message.member in standard()[PEER_INTERFACE].methods

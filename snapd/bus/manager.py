@@ -35,11 +35,11 @@ class ManagerFace:
             "Version": self._version,
             "QemuImgVersion": self._qemu_img_version,
             "DomainCount": len(self._host.domains),
-            "JobCount": len(self._host.jobs),
+            "JobCount": len(self._host.jobs.running()),
         }
 
     async def list_domains(self, _caller: Caller) -> tuple[Any, ...]:
-        return ([domain_row(domain) for domain in self._host.domains.values()],)
+        return ([domain_row(domain) for _, domain in sorted(self._host.domains.items())],)
 
     async def get_domain(self, _caller: Caller, name: str) -> tuple[str]:
         return (domain_path(self._host.get(name).name),)

@@ -75,7 +75,7 @@ def snapshot_row(domain: ManagedDomain, snapshot: Snapshot) -> tuple[Any, ...]:
 
 
 def job_row(job: Job) -> tuple[Any, ...]:
-    return (job_path(job.number), job.operation, job.state.value, job.domain, job.progress or 0.0)
+    return (job_path(job.number), job.operation, job.state.value, domain_path(job.domain), job.progress or 0.0)
 
 
 def snapshot_or_none(domain: ManagedDomain | None, name: str) -> str:

@@ -16,6 +16,7 @@ from snapd.bus.names import (
     OBJECT_MANAGER_INTERFACE,
     PROPERTIES_INTERFACE,
     ROOT_PATH,
+    SNAPSHOT_INTERFACE,
     domain_path,
     job_path,
     snapshot_path,
@@ -44,16 +45,18 @@ class Signals:
                 self._changed(ROOT_PATH)
             case events.DomainRemoved(domain):
                 self._emit(ROOT_PATH, MANAGER_INTERFACE, "DomainRemoved", domain, domain_path(domain))
-                self._removed(domain_path(domain), DOMAIN_INTERFACE)
+                self._removed_domain(domain)
                 self._changed(ROOT_PATH)
             case events.DomainChanged(domain):
                 self._changed_domain(domain)
             case events.SnapshotCreated(domain, snapshot):
                 self._added(snapshot_path(domain, snapshot))
                 self._about(domain, "SnapshotCreated", snapshot)
+                self._changed_jobs(domain, snapshot)
             case events.SnapshotDeleted(domain, snapshot):
                 self._about(domain, "SnapshotDeleted", snapshot)
-                self._removed(snapshot_path(domain, snapshot), "org.domsnap1.Snapshot")
+                self._removed(snapshot_path(domain, snapshot), SNAPSHOT_INTERFACE)
+                self._changed_jobs(domain, snapshot)
             case events.SnapshotReverted(domain, snapshot):
                 self._about(domain, "SnapshotReverted", snapshot)
             case events.SnapshotChanged(domain, snapshot):
@@ -70,16 +73,31 @@ class Signals:
                 outcome = JobFace(self._host.jobs.get(job), self._host).outcome()
                 self._emit(job_path(job), JOB_INTERFACE, "Completed", *outcome)
                 self._emit(ROOT_PATH, MANAGER_INTERFACE, "JobRemoved", job_path(job), outcome[0])
+                self._changed(ROOT_PATH)
             case events.JobRemoved(job):
                 self._removed(job_path(job), JOB_INTERFACE)
-                self._changed(ROOT_PATH)
 
     def _changed_domain(self, domain: str) -> None:
         """Tell what changed of a domain; snapshots that became known with its state are announced first."""
         for snapshot in self._host.domains[domain].record.tree.snapshots if domain in self._host.domains else ():
             if snapshot_path(domain, snapshot) not in self._told:
                 self._added(snapshot_path(domain, snapshot))
+                self._changed_jobs(domain, snapshot)
         self._changed(domain_path(domain))
+
+    def _removed_domain(self, domain: str) -> None:
+        for path in [each for each in self._told if each.startswith(f"{domain_path(domain)}/")]:
+            self._removed(path, SNAPSHOT_INTERFACE)
+        self._removed(domain_path(domain), DOMAIN_INTERFACE)
+        for job in self._host.jobs.all():
+            if job.domain == domain:
+                self._changed(job_path(job.number))
+
+    def _changed_jobs(self, domain: str, snapshot: str) -> None:
+        """Tell what changed of the jobs about a snapshot: they name it only while it exists."""
+        for job in self._host.jobs.all():
+            if (job.domain, job.snapshot) == (domain, snapshot):
+                self._changed(job_path(job.number))
 
     def _about(self, domain: str, signal: str, snapshot: str) -> None:
         self._emit(domain_path(domain), DOMAIN_INTERFACE, signal, snapshot, snapshot_path(domain, snapshot))

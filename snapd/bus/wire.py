@@ -191,9 +191,12 @@ class Wire:
             return
         if taken or message.message_type is not MessageType.METHOD_CALL:
             return
-        if message.interface == _PEER and message.member == "Ping":
+        for_peer = message.interface in (None, "", _PEER)
+        if for_peer and message.member in ("Ping", "GetMachineId") and message.signature:
+            self._answer_error(message, "InvalidArgs", f"{_PEER}.{message.member} takes no arguments.")
+        elif for_peer and message.member == "Ping":
             self._answer(message, Message.new_method_return(message))
-        elif message.interface == _PEER and message.member == "GetMachineId" and _MACHINE_ID.exists():
+        elif for_peer and message.member == "GetMachineId" and _MACHINE_ID.exists():
             self._answer(message, Message.new_method_return(message, "s", [_MACHINE_ID.read_text().strip()]))
         else:
             self._answer_error(message, "UnknownMethod", f"There is no method {message.interface}.{message.member} here.")

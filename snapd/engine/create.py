@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 
 from snapd.engine.look import look, refuse_foreign_files, refuse_without_space
-from snapd.engine.merge import collect
 from snapd.engine.ports import MemoryFile, Ports, Report
-from snapd.engine.undo import UndoStack, as_failure
+from snapd.engine.undo import UndoStack, all_done, as_failure, connected
 from snapd.errors import MonitorLost, SnapdError
 from snapd.model.domain import DomainDefinition
-from snapd.model.plan import EMPTY_OVERLAY_BYTES, OVERLAY_FORMAT, CreatePlan, CreateRequest, plan_create
+from snapd.model.images import Direction, Merge
+from snapd.model.plan import EMPTY_OVERLAY_BYTES, OVERLAY_FORMAT, CreatePlan, CreateRequest, Overlay, plan_create
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
 
@@ -33,9 +33,9 @@ async def prepare(
 ) -> tuple[CreatePlan, DomainRecord]:
     """Return the plan, and the record that it starts from; nothing is touched.
 
-    Raises: every refusal of ``plan_create``; DomainDrifted, ImageInUse, NoSpace, MonitorLost.
+    Raises: every refusal of ``plan_create``; DomainDrifted, DomainUnreachable, ImageInUse, NoSpace.
     """
-    seen, record = await look(ports, definition)
+    seen, record = await look(ports, definition, for_saving=True)
     plan = plan_create(definition, record, seen, request, memory_directory, token, chain_limit)
     overlays = [overlay.image.path for overlay in plan.overlays]
     await refuse_foreign_files(ports.images, [*overlays, plan.memory_path])
@@ -67,64 +67,52 @@ class _Creation:
         await self._store.begin("create", self._plan.name, self._plan)
         self._undo.push("writing the intent", self._store.end)
         try:
-            await self._make_files()
-            await self._arm()
-            await self._store.step("pause")
-            self._paused = True
-            await self._checkpoint()
-            size_bytes = await self._finish_memory()
-            await self._store.commit(await self._record_with(created_usec, size_bytes))
+            with connected(self._record.name, "create"):
+                await self._make_ready()
+                await self._store.step("pause")
+                self._paused = True
+                await self._checkpoint()
+                size_bytes = await self._finish_memory()
+                await self._store.commit(await self._record_with(created_usec, size_bytes))
         except Exception as error:
             await self._go_back(as_failure(error))
             raise
         await self._store.end()
 
-    async def _make_files(self) -> None:
+    async def _make_ready(self) -> None:
+        """Do all that needs no stopped guest: files made, opened and handed over, the migration set up."""
         self._report("making files", 0, 0)
-        made = await asyncio.gather(
-            *(self._make_overlay(index) for index in range(len(self._plan.overlays))),
-            self._make_memory(),
-            return_exceptions=True,
-        )
-        for outcome in made:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        await all_done(*(self._make_overlay(overlay) for overlay in self._plan.overlays), self._make_memory())
 
-    async def _make_overlay(self, index: int) -> None:
-        overlay = self._plan.overlays[index]
+    async def _make_overlay(self, overlay: Overlay) -> None:
+        path = overlay.image.path
         await self._images.create_overlay(overlay)
-        self._undo.push(f"making {overlay.image.path}", partial(self._images.unlink, overlay.image.path))
+        self._undo.push(f"making {path}", partial(self._images.unlink, path))
+        await self._qemu.open_overlay(overlay, "")
+        self._undo.push(f"opening {path}", partial(self._qemu.close_nodes, [overlay.node]), in_qemu=True)
 
     async def _make_memory(self) -> None:
         path = self._plan.memory_path
         if self._plan.method is SaveMethod.LIVE:
-            memory = await self._images.create_memory(path, self._plan.largest_stream_bytes)
-            self._memory = memory
+            self._memory = memory = await self._images.create_memory(path, self._plan.largest_stream_bytes)
             self._undo.push(f"making {path}", memory.discard)
+            self._undo.push("setting up the migration", self._qemu.disarm_live_save, in_qemu=True)
+            await self._qemu.arm_live_save(memory.descriptor)
         else:
             await self._images.create_container(path)
             self._undo.push(f"making {path}", partial(self._images.unlink, path))
-
-    async def _arm(self) -> None:
-        """Do all in QEMU that needs no stopped guest."""
-        for overlay in self._plan.overlays:
-            await self._qemu.open_overlay(overlay, "")
-            self._undo.push(f"opening {overlay.image.path}", partial(self._qemu.close_nodes, [overlay.node]), in_qemu=True)
-        if self._memory:
-            self._undo.push("setting up the migration", self._qemu.disarm_live_save, in_qemu=True)
-            await self._qemu.arm_live_save(self._memory.descriptor)
-        else:
-            await attach_container(self._ports, self._plan.memory_path)
+            await attach_container(self._ports, path)
             self._undo.push("attaching the memory file", self._qemu.detach_memory, in_qemu=True)
 
     async def _checkpoint(self) -> None:
         """Stop, cover, save, resume: memory and disks at one instant."""
         self._report("saving memory", 0, self._plan.machine.memory_bytes)
         if self._plan.running:
-            self._undo.push("stopping the guest", self._qemu.resume, in_qemu=True)
+            self._undo.push("stopping the guest", self._resume, in_qemu=True)
             await self._qemu.stop()
         await self._qemu.cover(self._plan.overlays)
-        self._undo.push("covering the disks", self._uncover, in_qemu=True)
+        for overlay in self._plan.overlays:
+            self._undo.push(f"covering disk {overlay.disk.target}", partial(self._uncover, overlay), in_qemu=True)
         if self._memory:
             await self._qemu.save_live(self._report)
             return
@@ -132,15 +120,10 @@ class _Creation:
         if self._plan.running:
             await self._qemu.resume()
 
-    async def _uncover(self) -> None:
-        for overlay in self._plan.overlays:
-            await self._qemu.swap(overlay.disk, overlay.disk.node)
-
     async def _finish_memory(self) -> int:
         self._report("making it durable", 0, 0)
         if self._memory:
-            size_bytes = await self._memory.finish()
-            await self._qemu.disarm_live_save()
+            size_bytes, _ = await asyncio.gather(self._memory.finish(), self._qemu.disarm_live_save())
             return size_bytes
         await self._qemu.detach_memory()
         return await self._images.sync_container(self._plan.memory_path)
@@ -165,27 +148,17 @@ class _Creation:
 
     async def _go_back(self, cause: SnapdError) -> None:
         """Leave guest, files and tree as they were."""
-        if not self._paused:
-            await self._undo.undo(cause)
-        elif isinstance(cause, MonitorLost):
-            return
-        elif self._plan.running and await self._qemu.has_run():
-            await self._merge_back()
-        else:
+        if not (self._paused and isinstance(cause, MonitorLost)):
             await self._undo.undo(cause)
 
-    async def _merge_back(self) -> None:
-        """Take the overlays down again after the guest has written to them: they stay until that is merged."""
-        await self._qemu.disarm_live_save()
-        await self._qemu.detach_memory()
-        covered = self._plan.graph(self._record.graph).unpin(self._plan.name)
-        await self._store.commit(replace(self._record, graph=covered))
-        if self._memory:
-            await self._memory.discard()
-        else:
-            await self._images.unlink(self._plan.memory_path)
-        await collect(self._ports, self._report)
-        await self._store.end()
+    async def _resume(self) -> None:
+        if not await self._qemu.has_run():
+            await self._qemu.resume()
+
+    async def _uncover(self, overlay: Overlay) -> None:
+        """Take an overlay down again: the guest may have written to it, and QEMU has what it covers open for reading only."""
+        image = overlay.image
+        await self._qemu.merge(Merge(Direction.COMMIT, image.path, overlay.disk.image, None, active=True), self._report)
 
 
 async def attach_container(ports: Ports, path: str) -> None:

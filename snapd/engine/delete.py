@@ -7,8 +7,9 @@ Not here: what may be merged or unlinked (``model.images``).
 from dataclasses import replace
 
 from snapd.engine.look import look
-from snapd.engine.merge import collect_within_intent
+from snapd.engine.merge import commit_and_collect
 from snapd.engine.ports import Ports, Report
+from snapd.errors import MonitorLost, SnapdError
 from snapd.model.domain import DomainDefinition
 from snapd.model.plan import DeletePlan, DeleteRequest, find_snapshot, plan_delete
 from snapd.model.record import DomainRecord
@@ -17,7 +18,7 @@ from snapd.model.record import DomainRecord
 async def prepare(ports: Ports, definition: DomainDefinition, request: DeleteRequest) -> tuple[DeletePlan, DomainRecord]:
     """Return the plan, and the record that it starts from; nothing is touched.
 
-    Raises: NoSuchSnapshot, DomainDrifted, MonitorLost.
+    Raises: NoSuchSnapshot, DomainDrifted, DomainUnreachable.
     """
     find_snapshot(ports.store.committed, request.name)
     _, record = await look(ports, definition)
@@ -37,8 +38,11 @@ async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report
     graph = record.graph
     for name in plan.names:
         graph = graph.unpin(name)
-    await ports.store.commit(replace(record, graph=graph, tree=record.tree.remove(plan.names)))
-    for path in plan.memory_paths:
-        await ports.images.unlink(path)
-    await collect_within_intent(ports, report)
+    deleted = replace(record, graph=graph, tree=record.tree.remove(plan.names))
+    try:
+        await commit_and_collect(ports, deleted, report, plan.memory_paths)
+    except SnapdError as error:
+        if ports.store.committed.tree == record.tree and not isinstance(error, MonitorLost):
+            await ports.store.end()
+        raise
     await ports.store.end()

@@ -5,18 +5,21 @@ import posixpath
 from collections.abc import Iterable, Mapping
 
 from snapd.engine.ports import Images, Ports
-from snapd.errors import DomainDrifted, NoSpace
+from snapd.errors import DomainDrifted, DomainUnreachable, MonitorLost, NoSpace
 from snapd.model.domain import DomainDefinition, Inspection
 from snapd.model.plan import foreign_file
 from snapd.model.record import DomainRecord
 
 
-async def look(ports: Ports, definition: DomainDefinition) -> tuple[Inspection, DomainRecord]:
+async def look(ports: Ports, definition: DomainDefinition, *, for_saving: bool = False) -> tuple[Inspection, DomainRecord]:
     """Return what QEMU shows, and the committed record with the disks it did not know yet.
 
-    Raises: DomainDrifted when QEMU has opened other images than those expected; MonitorLost.
+    Raises: DomainDrifted when QEMU has opened other images than those expected; DomainUnreachable.
     """
-    seen = await ports.qemu.inspect()
+    try:
+        seen = await ports.qemu.inspect(for_saving=for_saving)
+    except MonitorLost as error:
+        raise DomainUnreachable(definition.name, error.reason) from error
     drift = ports.store.committed.drift(definition, seen.disks)
     if drift:
         raise DomainDrifted(definition.name, drift)

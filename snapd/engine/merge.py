@@ -5,48 +5,59 @@ Not here: what may be merged or unlinked (``model.images``). A merged image is c
 unlinked, so that at every instant each pin in the state names a file that has its content.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from snapd.engine.ports import Ports, Report
+from snapd.engine.undo import connected
 from snapd.errors import MonitorLost, SnapdError
-from snapd.model.images import Direction, ImageGraph, Merge, Unlink
+from snapd.model.images import Direction, ImageGraph, Merge
+from snapd.model.record import DomainRecord
 
 
-async def collect(ports: Ports, report: Report) -> None:
-    """Bring the committed graph to rest.
+async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report, unneeded: Sequence[str] = ()) -> None:
+    """Make ``record`` the committed state, then bring its graph to rest.
 
-    Effects: for each step, in order: images changed, state committed, file unlinked. An error ends it between two steps, with a
-    graph that is true; the next collection goes on from there.
+    Args:
+        unneeded: files besides images that ``record`` does not name any more.
+
+
+    Effects: state committed; files that nothing needs are unlinked; for each merge, in order: images changed, state committed,
+    the other file unlinked.
+    Raises: any Failed. It ends between two steps, with a graph that is true; the next collection goes on from there. The intent
+    is removed then, so that it does not block the domain, except after MonitorLost: QEMU may go on with the merge.
     """
-    graph = ports.store.committed.graph
+    graph = record.graph
     steps = graph.collect(await ports.images.allocated_bytes(list(graph.images)))
-    unlinked = [step.path for step in steps if isinstance(step, Unlink)]
-    for step in steps:
-        if isinstance(step, Merge):
-            await ports.store.step(f"{step.direction} {step.overlay}")
-            await _merge(ports, graph, step, report)
-        graph = graph.apply(step)
-        if isinstance(step, Merge):
-            await _commit(ports, graph)
-            await _remove(ports, [step.removed])
-    if unlinked:
-        await _commit(ports, graph)
-        await _remove(ports, unlinked)
-
-
-async def collect_within_intent(ports: Ports, report: Report) -> None:
-    """Collect, and on a failure after which the state is still true remove the intent, so that it does not block the domain.
-
-    Raises: what ``collect`` raises; after MonitorLost the intent stays, because QEMU may go on with the merge.
-    """
+    gone = list(unneeded)
     try:
-        await collect(ports, report)
+        with connected(record.name, "merging"):
+            for step in steps:
+                if isinstance(step, Merge):
+                    await _settle(ports, replace(record, graph=graph), gone)
+                    await ports.store.step(f"{step.direction} {step.overlay}")
+                    await _merge(ports, graph, step, report)
+                    gone.append(step.removed)
+                else:
+                    gone.append(step.path)
+                graph = graph.apply(step)
+            await _settle(ports, replace(record, graph=graph), gone)
     except MonitorLost:
         raise
     except SnapdError:
-        await ports.store.end()
+        if ports.store.committed.tree == record.tree:
+            await ports.store.end()
         raise
+
+
+async def _settle(ports: Ports, record: DomainRecord, gone: list[str]) -> None:
+    """Commit, and only then unlink what the committed state does not name any more. Effects: ``gone`` is empty after it."""
+    await ports.store.commit(record)
+    if gone:
+        await ports.qemu.close_unused(gone)
+        await asyncio.gather(*(ports.images.unlink(path) for path in gone))
+        gone.clear()
 
 
 async def _merge(ports: Ports, graph: ImageGraph, step: Merge, report: Report) -> None:
@@ -63,13 +74,3 @@ async def _merge(ports: Ports, graph: ImageGraph, step: Merge, report: Report) -
         for above in step.repoint:
             if above not in opened:
                 await ports.images.repoint(above, step.backing, backing_format)
-
-
-async def _commit(ports: Ports, graph: ImageGraph) -> None:
-    await ports.store.commit(replace(ports.store.committed, graph=graph))
-
-
-async def _remove(ports: Ports, paths: Sequence[str]) -> None:
-    await ports.qemu.close_unused(paths)
-    for path in paths:
-        await ports.images.unlink(path)

@@ -35,7 +35,8 @@ class MemoryFile(Protocol):
 class Qemu(Protocol):
     """One running QEMU, through its monitor."""
 
-    async def inspect(self) -> Inspection: ...
+    async def inspect(self, *, for_saving: bool = False) -> Inspection:
+        """Look at everything; with ``for_saving`` also whether memory can be saved live, which takes longer."""
 
     async def disks(self) -> Sequence[Disk]: ...
 
@@ -62,6 +63,9 @@ class Qemu(Protocol):
 
     async def cover(self, overlays: Sequence[Overlay]) -> None:
         """Put each opened overlay on top of its disk, all in one transaction."""
+
+    async def hold(self, disk: Disk, node: str) -> None:
+        """Keep the disk's node open while another takes its place, by a node of its own on it. Undone by ``close_nodes``."""
 
     async def swap(self, disk: Disk, node: str) -> None:
         """Put ``disk`` on another node. Effects: the guest sees other content at once."""
@@ -127,6 +131,9 @@ class Images(Protocol):
 
     async def sync_container(self, path: str) -> int:
         """Make a container that QEMU has filled durable. Returns: the bytes of the memory state."""
+
+    async def check_container(self, path: str) -> None:
+        """Make sure that there is a whole memory state in a container. Raises: StateDamaged, ImageToolFailed."""
 
     async def open_container(self, path: str) -> tuple[int, int]:
         """Return a descriptor for reading and writing and one for reading; the caller closes both."""

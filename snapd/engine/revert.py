@@ -10,12 +10,12 @@ from functools import partial
 
 from snapd.engine.create import MEMORY_TAG, attach_container
 from snapd.engine.look import look, refuse_foreign_files, refuse_without_space
-from snapd.engine.merge import collect_within_intent
+from snapd.engine.merge import commit_and_collect
 from snapd.engine.ports import Ports, Report
-from snapd.engine.undo import UndoStack, as_failure
-from snapd.errors import MonitorLost
+from snapd.engine.undo import UndoStack, all_done, as_failure, connected
+from snapd.errors import MonitorLost, QemuFailed
 from snapd.model.domain import DomainDefinition
-from snapd.model.plan import EMPTY_OVERLAY_BYTES, RevertPlan, RevertRequest, find_snapshot, plan_revert
+from snapd.model.plan import EMPTY_OVERLAY_BYTES, Overlay, RevertPlan, RevertRequest, find_snapshot, plan_revert
 from snapd.model.record import DomainRecord
 
 
@@ -24,7 +24,7 @@ async def prepare(
 ) -> tuple[RevertPlan, DomainRecord]:
     """Return the plan, and the record that it starts from; nothing is touched.
 
-    Raises: every refusal of ``plan_revert``; DomainDrifted, ImageInUse, NoSpace, StateDamaged, MonitorLost.
+    Raises: every refusal of ``plan_revert``; DomainDrifted, DomainUnreachable, ImageInUse, NoSpace, StateDamaged.
     """
     find_snapshot(ports.store.committed, request.name)
     seen, record = await look(ports, definition)
@@ -33,8 +33,8 @@ async def prepare(
     overlays = [overlay.image.path for overlay in plan.overlays]
     await refuse_foreign_files(ports.images, overlays)
     await refuse_without_space(ports.images, dict.fromkeys(overlays, EMPTY_OVERLAY_BYTES), reserve_bytes)
-    # A container that is gone is found here and not with the guest stopped.
-    ports.images.close_descriptors(*await ports.images.open_container(plan.memory_path))
+    # A container that is gone or cut off is found here and not with the guest stopped.
+    await ports.images.check_container(plan.memory_path)
     return plan, record
 
 
@@ -60,36 +60,44 @@ class _Reversion:
         await self._store.begin("revert", self._plan.name, self._plan)
         self._undo.push("writing the intent", self._store.end)
         try:
-            await self._open()
-            await self._store.step("pause")
-            self._paused = True
-            await self._swap_and_load()
+            with connected(self._record.name, "revert"):
+                await self._open()
+                await self._store.step("pause")
+                self._paused = True
+                await self._swap_and_load()
         except Exception as error:
             cause = as_failure(error)
             if not (self._paused and isinstance(cause, MonitorLost)):
                 await self._undo.undo(cause)
             raise
-        await self._qemu.detach_memory()
         if self._plan.resume:
             await self._qemu.resume()
+        await self._qemu.detach_memory()
+        await self._qemu.close_nodes([overlay.held for overlay in self._plan.overlays])
         tree = self._record.tree.revert_to(self._plan.name)
-        await self._store.commit(replace(self._record, graph=self._plan.graph(self._record.graph), tree=tree))
-        await collect_within_intent(self._ports, self._report)
+        reverted = replace(self._record, graph=self._plan.graph(self._record.graph), tree=tree)
+        await commit_and_collect(self._ports, reverted, self._report)
         await self._store.end()
 
     async def _open(self) -> None:
+        """Open all that is to be swapped in or loaded; nothing of it is in use yet."""
         self._report("opening images", 0, 0)
-        plan = self._plan
-        for overlay in plan.overlays:
-            await self._images.create_overlay(overlay)
-            self._undo.push(f"making {overlay.image.path}", partial(self._images.unlink, overlay.image.path))
-        for opening in plan.openings:
+        for opening in self._plan.openings:
             await self._qemu.open_image(opening)
             self._undo.push(f"opening {opening.image.path}", partial(self._qemu.close_nodes, [opening.node]), in_qemu=True)
-        for overlay in plan.overlays:
-            await self._qemu.open_overlay(overlay, plan.backing_nodes[overlay.disk.target])
-            self._undo.push(f"opening {overlay.image.path}", partial(self._qemu.close_nodes, [overlay.node]), in_qemu=True)
-        await attach_container(self._ports, plan.memory_path)
+        await all_done(*(self._make_overlay(overlay) for overlay in self._plan.overlays), self._attach_memory())
+
+    async def _make_overlay(self, overlay: Overlay) -> None:
+        path = overlay.image.path
+        await self._images.create_overlay(overlay)
+        self._undo.push(f"making {path}", partial(self._images.unlink, path))
+        await self._qemu.open_overlay(overlay, self._plan.backing_nodes[overlay.disk.target])
+        self._undo.push(f"opening {path}", partial(self._qemu.close_nodes, [overlay.node]), in_qemu=True)
+        await self._qemu.hold(overlay.disk, overlay.held)
+        self._undo.push(f"holding disk {overlay.disk.target}", partial(self._qemu.close_nodes, [overlay.held]), in_qemu=True)
+
+    async def _attach_memory(self) -> None:
+        await attach_container(self._ports, self._plan.memory_path)
         self._undo.push("attaching the memory file", self._qemu.detach_memory, in_qemu=True)
 
     async def _swap_and_load(self) -> None:
@@ -105,4 +113,8 @@ class _Reversion:
         self._report("loading memory", 0, 0)
         self._undo.push("touching memory", self._qemu.reset, in_qemu=True)
         memory = find_snapshot(self._record, plan.name).memory
-        await self._qemu.load(MEMORY_TAG, memory.size_bytes if memory else 0)
+        try:
+            await self._qemu.load(MEMORY_TAG, memory.size_bytes if memory else 0)
+        except QemuFailed as error:
+            lost = "its memory may have been lost by then, so the guest was reset, with its disks as they were"
+            raise QemuFailed(error.domain, error.command, f"{error.text.rstrip('.')}; {lost}") from error

@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from snapd.images import files, vmstate
+from snapd.images import files, vmstate, vmstate_check
 from snapd.images.qemu_img import QemuImg
 from snapd.model.images import Direction, Merge
 from snapd.model.plan import Overlay
@@ -74,6 +74,9 @@ class ImageToolbox:
     async def sync_container(self, path: str) -> int:
         await files.sync_file(path)
         return await files.allocated_bytes(path)
+
+    async def check_container(self, path: str) -> None:
+        await vmstate_check.check(path)
 
     async def open_container(self, path: str) -> tuple[int, int]:
         return await vmstate.open_for_loading(path)

@@ -75,6 +75,11 @@ class Overlay:
     image: Image
     backing_format: str
 
+    @property
+    def held(self) -> str:
+        """What QEMU calls the node that keeps the disk's old one open."""
+        return f"{self.node}-held"
+
 
 @dataclass(frozen=True)
 class Opening:

@@ -23,12 +23,17 @@ class DomainRecord:
     graph: ImageGraph = field(default_factory=ImageGraph)
     tree: SnapshotTree = field(default_factory=SnapshotTree)
 
+    @property
+    def protects_nothing(self) -> bool:
+        """Whether no snapshot and no image of ours depends on what QEMU has open, so that the user may change it freely."""
+        return not self.tree.snapshots and all(image.origin is not Origin.CREATED for image in self.graph.images.values())
+
     def learn(self, disks: Iterable[Disk], formats: Mapping[str, str]) -> "DomainRecord":
         """Return the record with each eligible disk that it does not know yet; ``formats`` gives each image's format.
 
         The image a disk runs on now becomes the one that the domain was defined with; what that backs on is foreign.
         """
-        graph = self.graph
+        graph = ImageGraph() if self.protects_nothing else self.graph
         for disk in disks:
             if not disk.eligible or disk.target in graph.active:
                 continue
@@ -54,13 +59,14 @@ class DomainRecord:
             if wanted.target not in present:
                 return f"its definition has a disk {wanted.target} and QEMU has none of that name"
             disk = present[wanted.target]
-            if wanted.target not in self.graph.active and (disk.image, disk.format) != (wanted.image, wanted.format):
+            is_free = self.protects_nothing or wanted.target not in self.graph.active
+            if is_free and (disk.image, disk.format) != (wanted.image, wanted.format):
                 return (
                     f"disk {wanted.target} is defined as {wanted.image} ({wanted.format}) and QEMU has opened "
                     f"{disk.image or 'nothing'} ({disk.format or 'no format'}); correct the definition or "
                     "start QEMU with that image"
                 )
-        for target, path in self.graph.active.items():
+        for target, path in self.graph.active.items() if not self.protects_nothing else ():
             if target not in present:
                 if any(target in pins for pins in self.graph.pins.values()):
                     return f"disk {target}, which its snapshots include, is missing"

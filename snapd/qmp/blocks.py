@@ -5,8 +5,10 @@ Not here: merges (``merges``). Nodes of a ``-drive`` have generated names, and a
 snapshot and swap: so nodes are asked for each time, and images are known by their paths.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from snapd.errors import QemuFailed
@@ -14,24 +16,57 @@ from snapd.model.domain import Disk
 from snapd.model.plan import Opening, Overlay
 from snapd.qmp.link import Link
 
+NODE_PREFIX = "domsnap-"
+"""Begins the name of every node that we open."""
+
 FORMATS = frozenset({"raw", "qcow2"})
 _PROTOCOLS = frozenset({"file", "host_device", "host_cdrom", "nbd", "rbd", "nfs", "iscsi", "http", "https", "ssh", "gluster"})
 _CLOSING_ROUNDS = 128
 """More than the longest chain: each round closes at least one node, top first."""
 
 
+@dataclass(frozen=True)
+class BlockView:
+    """All that QEMU shows of its blocks.
+
+    ``disks`` are those that the guest can see; ``opened`` has the node and the driver of each image that QEMU has open, and
+    ``formats`` the format of each image in the chain of a disk, both by path.
+    """
+
+    disks: tuple[Disk, ...]
+    opened: Mapping[str, tuple[str, str]]
+    formats: Mapping[str, str]
+
+
+async def query_blocks(link: Link) -> BlockView:
+    nodes, blocks = await asyncio.gather(link.execute("query-named-block-nodes", flat=True), link.execute("query-block"))
+    by_name = {node["node-name"]: node for node in nodes}
+    return BlockView(
+        disks=tuple(_disk(block, by_name) for block in blocks if block.get("qdev")),
+        opened=_opened(nodes),
+        formats=_formats(blocks),
+    )
+
+
 async def query_disks(link: Link) -> tuple[Disk, ...]:
     """Return every disk that the guest can see."""
-    nodes = {node["node-name"]: node for node in await link.execute("query-named-block-nodes", flat=True)}
-    blocks = await link.execute("query-block")
-    return tuple(_disk(block, nodes) for block in blocks if block.get("qdev"))
+    return (await query_blocks(link)).disks
 
 
 async def query_open(link: Link) -> dict[str, tuple[str, str]]:
-    """Return the node and the format of each image that QEMU has open, by path."""
+    """Return the node and the driver of each image that QEMU has open, by path."""
+    return _opened(await link.execute("query-named-block-nodes", flat=True))
+
+
+async def query_formats(link: Link) -> Mapping[str, str]:
+    """Return the format of each image in the chain of a disk, by path."""
+    return (await query_blocks(link)).formats
+
+
+def _opened(nodes: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     return {
         path: (node["node-name"], node["drv"])
-        for node in await link.execute("query-named-block-nodes", flat=True)
+        for node in nodes
         if node["drv"] not in _PROTOCOLS and (path := _path_of(node["file"]))
     }
 
@@ -39,12 +74,12 @@ async def query_open(link: Link) -> dict[str, tuple[str, str]]:
 def _disk(block: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Disk:
     inserted = block.get("inserted")
     if inserted is None:
-        return Disk(_target(block, ""), block["qdev"], "", "", "", (), 0, writable=False, obstacle="it has no medium")
+        return Disk(_target(block), block["qdev"], "", "", "", (), 0, writable=False, obstacle="it has no medium")
     node = inserted["node-name"]
     path = _path_of(inserted["file"])
     cache = nodes.get(node, {}).get("cache", inserted.get("cache", {}))
     return Disk(
-        target=_target(block, node),
+        target=_target(block),
         device=block["qdev"],
         node=node,
         image=path,
@@ -59,17 +94,18 @@ def _disk(block: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> D
     )
 
 
-def _target(block: Mapping[str, Any], node: str) -> str:
-    """Return what we call the disk: its device's id, else its drive's id, else its node's name."""
-    device = block["qdev"]
-    parts = device.split("/")
+def _target(block: Mapping[str, Any]) -> str:
+    """Return what we call the disk: its device's id, else its drive's id, else where QEMU has put the device.
+
+    Never its node's name, which is another one after every snapshot.
+    """
+    device = str(block["qdev"])
     if not device.startswith("/"):
-        return str(device)
-    if parts[1:3] == ["machine", "peripheral"]:
-        return str(parts[3])
-    if block.get("device"):
-        return str(block["device"])
-    return node if node and not node.startswith("#") else "-".join(parts[2:])
+        return device
+    _, _, kind, name, *_ = device.split("/")
+    if kind == "peripheral":
+        return name
+    return str(block.get("device") or name)
 
 
 def _obstacle(block: Mapping[str, Any], path: str) -> str:
@@ -81,7 +117,7 @@ def _obstacle(block: Mapping[str, Any], path: str) -> str:
     if inserted["drv"] not in FORMATS:
         return f"its format {inserted['drv']} has no external snapshots here; raw and qcow2 have"
     if not path:
-        return f"it is not a file on this host ({inserted['file']})"
+        return f"it is not a whole file on this host ({inserted['file']})"
     if not path.startswith("/"):
         return f"its path {path} is relative to QEMU's own directory; start QEMU with an absolute path"
     if path.startswith("/dev/"):
@@ -96,10 +132,12 @@ def _chain(image: Mapping[str, Any] | None) -> Iterable[str]:
 
 
 def _path_of(name: str) -> str:
-    """Return the path in a file name as QEMU prints it, or nothing when it is not a file."""
+    """Return the path in a file name as QEMU prints it, or nothing when it is not a file or only a part of one."""
     if name.startswith("json:"):
         options = json.loads(name.removeprefix("json:"))
         while isinstance(options.get("file"), dict):
+            if "offset" in options or "size" in options:
+                return ""
             options = options["file"]
         return str(options.get("filename", ""))
     scheme = name.split(":", 1)[0]
@@ -108,10 +146,10 @@ def _path_of(name: str) -> str:
     return "" if ":" in name and scheme in _PROTOCOLS else name
 
 
-async def query_formats(link: Link) -> dict[str, str]:
+def _formats(blocks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the format of each image in the chain of a disk, by path."""
     found: dict[str, str] = {}
-    for block in await link.execute("query-block"):
+    for block in blocks:
         image = block.get("inserted", {}).get("image")
         while image:
             found[_path_of(image["filename"])] = image["format"]
@@ -121,19 +159,18 @@ async def query_formats(link: Link) -> dict[str, str]:
 
 async def open_overlay(link: Link, overlay: Overlay, backing_node: str) -> None:
     """Open an overlay with the cache and zero-detection modes of the disk it is for; QMP does not show the others."""
-    disk = overlay.disk
-    await link.execute_exactly(
-        "blockdev-add",
-        {
-            "driver": overlay.image.format,
-            "node-name": overlay.node,
-            "file": {"driver": "file", "filename": overlay.image.path},
-            "backing": backing_node or None,
-            "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
-            "detect-zeroes": disk.detect_zeroes,
-            "discard": "unmap",
-        },
-    )
+    options = _options(overlay.disk, overlay.image.format, overlay.image.path)
+    await link.execute_exactly("blockdev-add", {**options, "node-name": overlay.node, "backing": backing_node or None})
+
+
+def _options(disk: Disk, image_format: str, path: str) -> dict[str, Any]:
+    return {
+        "driver": image_format,
+        "file": {"driver": "file", "filename": path},
+        "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
+        "detect-zeroes": disk.detect_zeroes,
+        "discard": "unmap",
+    }
 
 
 async def open_image(link: Link, opening: Opening) -> None:
@@ -158,8 +195,33 @@ async def cover(link: Link, overlays: Sequence[Overlay]) -> None:
         await link.execute("transaction", actions=actions)
 
 
+async def hold(link: Link, disk: Disk, node: str) -> None:
+    """Open ``node`` on top of the disk's root: that of a ``-drive`` belongs to its device alone and ends when it is swapped."""
+    await link.execute("blockdev-add", driver="raw", node_name=node, read_only=True, file=disk.node)
+
+
 async def swap(link: Link, disk: Disk, node: str) -> None:
+    """Put the disk on ``node``; to go back to the node it had, its image is opened again where that is gone.
+
+    Source: a node of ``-drive`` belongs to nobody but its disk, and QEMU drops it when the disk is swapped.
+    """
+    if node == disk.node:
+        node = await _opened_again(link, disk)
     await link.execute("qom-set", path=disk.device, property="drive", value=node)
+
+
+async def _opened_again(link: Link, disk: Disk) -> str:
+    """Return the node that the disk had, or else another one on its image."""
+    opened = await query_open(link)
+    if any(disk.node == node for node, _ in opened.values()):
+        return disk.node
+    options = _options(disk, disk.format, disk.image)
+    backing = disk.chain[1] if len(disk.chain) > 1 else ""
+    if backing in opened:
+        options["backing"] = opened[backing][0]
+    name = NODE_PREFIX + disk.node.lstrip("#")
+    await link.execute_exactly("blockdev-add", {**options, "node-name": name})
+    return name
 
 
 async def close_nodes(link: Link, names: Iterable[str]) -> None:
@@ -188,10 +250,11 @@ async def close_nodes(link: Link, names: Iterable[str]) -> None:
 async def close_unused(link: Link, images: Iterable[str], ours: str) -> None:
     """Close the nodes on ``images``, and every node whose name begins with ``ours``, that no disk has in its chain."""
     wanted = set(images)
-    in_use = {path for disk in await query_disks(link) for path in disk.chain}
+    view = await query_blocks(link)
+    in_use = {path for disk in view.disks for path in disk.chain}
     unused = [
         node
-        for path, (node, _) in (await query_open(link)).items()
+        for path, (node, _) in view.opened.items()
         if path not in in_use and not node.startswith("#") and (path in wanted or node.startswith(ours))
     ]
     await close_nodes(link, unused)

@@ -27,9 +27,10 @@ async def query_status(link: Link) -> Status:
     return Status(answer["running"], answer["status"])
 
 
-async def query_uuid(link: Link) -> str:
-    """Return QEMU's own UUID, all zero where none was given."""
-    return str((await link.execute("query-uuid"))["UUID"])
+async def query_status_and_uuid(link: Link) -> tuple[Status, str]:
+    """Return the run state, and QEMU's own UUID, which is all zero where none was given."""
+    status, uuid = await asyncio.gather(query_status(link), link.execute("query-uuid"))
+    return status, str(uuid["UUID"])
 
 
 async def query_version(link: Link) -> tuple[int, int, int]:

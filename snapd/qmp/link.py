@@ -11,6 +11,7 @@ Not here: what the commands mean. Invariants:
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -200,13 +201,15 @@ class Link:
                 await self._monitor.connect(self.path)
         except TimeoutError:
             await self._monitor.shut()
-            return True, f"another client holds the monitor {self.path}, or its QEMU is stopped: it does not greet us"
+            return True, self._not_greeted
         except ConnectError as error:
             cause = error.exc
             if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
                 return False, "no QEMU listens at its monitor"
-            if isinstance(cause, BlockingIOError):
-                return True, f"other clients hold the monitor {self.path}"
+            # The kernel says EAGAIN when too many wait, ourselves of earlier times among them. asyncio takes that for a connect
+            # that is under way, and meets EINVAL when it reads.
+            if isinstance(cause, BlockingIOError) or (isinstance(cause, OSError) and cause.errno == errno.EINVAL):
+                return True, self._not_greeted
             if isinstance(cause, EOFError | ConnectionResetError):
                 return False, "its QEMU ends"
             return True, f"the monitor {self.path} cannot be used: {cause}"
@@ -214,6 +217,10 @@ class Link:
             await self._monitor.shut()
             return True, foreign
         return True, ""
+
+    @property
+    def _not_greeted(self) -> str:
+        return f"another client holds the monitor {self.path}, or its QEMU is stopped: it does not greet us"
 
     def _foreign_owner(self) -> str:
         """Return why the socket is not to be trusted, or nothing: it must belong to root, to us or to QEMU's own user."""

@@ -5,11 +5,14 @@ Not here: the file it goes to (``images.vmstate``). Before QEMU 8.2 a background
 go of the guest's memory: so it only ever writes to a file allocated beforehand, and is never cancelled.
 """
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from snapd.errors import QemuFailed
+from snapd.errors import DomainUnreachable, MonitorLost, QemuFailed
 from snapd.qmp.jobs import LOOK_EVERY_S, follow
 from snapd.qmp.link import EventLog, Link
 from snapd.qmp.monitor import Event
@@ -29,15 +32,18 @@ SLOWEST_MEMORY_BYTES_PER_S = 10 << 20
 FIRST_TO_LEAVE_PAUSED = (8, 0, 0)
 """QEMU before this resumes the guest of a background snapshot itself."""
 
+_LIVE_PARAMETERS = {"max-bandwidth": 0, "tls-creds": ""}
+"""A live save goes as fast as the file takes it, and has nobody to shake hands with."""
+
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MigrationSettings:
-    """What the user had before a live save."""
+    """What the user had before a live save, as far as it was changed."""
 
-    capabilities: dict[str, bool]
-    max_bandwidth: int
+    capabilities: Mapping[str, bool]
+    parameters: Mapping[str, Any]
 
 
 async def live_blocker(link: Link) -> str:
@@ -46,10 +52,10 @@ async def live_blocker(link: Link) -> str:
     if LIVE not in had:
         return "this QEMU has no background snapshots"
     try:
-        await _set_capabilities(link, {LIVE: True})
+        settings = await _set_exactly(link, had, LIVE, EVENTS)
     except QemuFailed as error:
         return f"QEMU says: {error.text}"
-    await _set_capabilities(link, {LIVE: had[LIVE]})
+    await _set_capabilities(link, settings)
     return ""
 
 
@@ -64,12 +70,11 @@ async def memory_blocker(link: Link) -> str:
 
 async def arm(link: Link, descriptor: int) -> MigrationSettings:
     """Make the next migration a background snapshot into ``descriptor``. Returns: what ``disarm`` puts back."""
-    had = await _capabilities(link)
-    bandwidth = (await link.execute("query-migrate-parameters"))["max-bandwidth"]
-    settings = MigrationSettings({name: had[name] for name in (LIVE, EVENTS)}, bandwidth)
-    await _set_capabilities(link, {LIVE: True, EVENTS: True})
+    parameters, capabilities = await asyncio.gather(link.execute("query-migrate-parameters"), _capabilities(link))
+    had = {name: parameters[name] for name in _LIVE_PARAMETERS if name in parameters}
+    settings = MigrationSettings(await _set_exactly(link, capabilities, LIVE, EVENTS), had)
     try:
-        await link.execute("migrate-set-parameters", max_bandwidth=0)
+        await link.execute_exactly("migrate-set-parameters", {name: _LIVE_PARAMETERS[name] for name in had})
         await link.execute_with_descriptor(descriptor, "getfd", fdname=DESCRIPTOR_NAME)
     except QemuFailed:
         await disarm(link, settings)
@@ -78,8 +83,11 @@ async def arm(link: Link, descriptor: int) -> MigrationSettings:
 
 
 async def disarm(link: Link, settings: MigrationSettings) -> None:
+    """Put back what ``arm`` has changed, and have QEMU close the descriptor where no migration took it."""
+    with contextlib.suppress(QemuFailed):  # it took it
+        await link.execute("closefd", fdname=DESCRIPTOR_NAME)
     await _set_capabilities(link, settings.capabilities)
-    await link.execute("migrate-set-parameters", max_bandwidth=settings.max_bandwidth)
+    await link.execute_exactly("migrate-set-parameters", dict(settings.parameters))
 
 
 async def save_live(link: Link, version: tuple[int, int, int], events: EventLog, report: Any) -> None:
@@ -155,16 +163,20 @@ async def attach(link: Link, read_write: int, read_only: int) -> None:
 
 
 async def detach(link: Link) -> None:
-    """Close the container, if it is open."""
+    """Close the container, if it is open, and drop its descriptors.
+
+    QEMU 7.2 lets go of descriptors only while the guest runs: those of a guest that stays paused are dropped with the next ones.
+    """
     try:
         await link.execute("blockdev-del", node_name=CONTAINER_NODE)
     except QemuFailed as error:
         if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
             raise
+    await drop_descriptors(link)
 
 
 async def drop_descriptors(link: Link) -> None:
-    """Drop our descriptor sets. QEMU 7.2 lets go of them only while the guest runs: call it after resuming."""
+    """Drop all descriptor sets that are ours."""
     for each in await link.execute("query-fdsets"):
         if any(descriptor.get("opaque") == OWNER for descriptor in each["fds"]):
             await link.execute("remove-fd", fdset_id=each["fdset-id"])
@@ -180,15 +192,32 @@ async def load(link: Link, job: str, tag: str, expected_bytes: int) -> None:
 
 async def _run_job(link: Link, command: str, job: str, tag: str, expected_bytes: int) -> None:
     timeout_s = RESUME_TIMEOUT_S + expected_bytes / SLOWEST_MEMORY_BYTES_PER_S
-    await link.execute(command, timeout_s, job_id=job, tag=tag, vmstate=CONTAINER_NODE, devices=[CONTAINER_NODE])
-    await follow(link, job, command, lambda done, total: None)
+    had = await _set_exactly(link, await _capabilities(link))
+    try:
+        await link.execute(command, timeout_s, job_id=job, tag=tag, vmstate=CONTAINER_NODE, devices=[CONTAINER_NODE])
+        await follow(link, job, command, lambda done, total: None)
+    finally:
+        with contextlib.suppress(MonitorLost, DomainUnreachable):
+            await _set_capabilities(link, had)
 
 
 async def _capabilities(link: Link) -> dict[str, bool]:
     return {each["capability"]: each["state"] for each in await link.execute("query-migrate-capabilities")}
 
 
-async def _set_capabilities(link: Link, states: dict[str, bool]) -> None:
-    await link.execute(
-        "migrate-set-capabilities", capabilities=[{"capability": name, "state": state} for name, state in states.items()]
-    )
+async def _set_exactly(link: Link, had: Mapping[str, bool], *wanted: str) -> dict[str, bool]:
+    """Turn on the ``wanted`` capabilities and every other one off. Returns: what the changed ones were. Raises: QemuFailed.
+
+    The others are for migrations. Where they do not refuse each other, ``multifd`` ends a QEMU that saves into a snapshot,
+    ``block`` hangs it, and ``x-ignore-shared`` leaves out memory that is shared (7.2 and 10.0).
+    """
+    changed = {name: state for name, state in had.items() if state != (name in wanted)}
+    await _set_capabilities(link, {name: not state for name, state in changed.items()})
+    return changed
+
+
+async def _set_capabilities(link: Link, states: Mapping[str, bool]) -> None:
+    if states:
+        await link.execute(
+            "migrate-set-capabilities", capabilities=[{"capability": name, "state": state} for name, state in states.items()]
+        )

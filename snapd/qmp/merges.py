@@ -6,7 +6,7 @@ Not here: which merges are allowed (``model.images``).
 
 from snapd.errors import QemuFailed
 from snapd.model.images import Direction, Merge
-from snapd.qmp.blocks import query_disks, query_open
+from snapd.qmp.blocks import query_blocks
 from snapd.qmp.jobs import Progress, follow
 from snapd.qmp.link import Link
 
@@ -16,8 +16,9 @@ async def merge(link: Link, merge: Merge, job: str, progress: Progress) -> None:
 
     Raises: QemuFailed; both images read as before. MonitorLost; the job may go on.
     """
-    opened = await query_open(link)
-    disk = next((disk for disk in await query_disks(link) if merge.overlay in disk.chain), None)
+    view = await query_blocks(link)
+    opened = view.opened
+    disk = next((disk for disk in view.disks if merge.overlay in disk.chain), None)
     if disk is None or merge.backing not in opened:
         raise QemuFailed(
             link.domain, f"block-{merge.direction}", f"no disk has {merge.overlay} on {merge.backing} in its chain"

@@ -2,7 +2,7 @@
 """One QMP connection: ``qemu.qmp`` made fit for a service that lives for months.
 
 Not here: keeping a connection alive (``link``). What differs from the library: events go to one function of ours and are kept
-nowhere; messages are not formatted for a log that is off; the connection tells when it ends.
+nowhere; messages are not formatted for a log that is off; the connection tells when it ends, and its end waits for nobody.
 """
 
 import asyncio
@@ -34,6 +34,15 @@ class Monitor(QMPClient):
     def _cb_outbound(self, msg: Message) -> Message:
         return msg
 
+    async def _bh_flush_writer(self) -> None:
+        # The library would first send what is left, and a QEMU that is stopped never reads it.
+        return
+
+    async def _bh_close_stream(self, error_pathway: bool = False) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()  # closing alone also waits until all is sent
+        await super()._bh_close_stream(error_pathway)
+
     async def wait_closed(self) -> None:
         """Wait until the connection has begun to end; ``disconnect`` then says why."""
         while self.runstate is Runstate.RUNNING:
@@ -52,9 +61,6 @@ class Monitor(QMPClient):
 
     async def shut(self) -> Exception | None:
         """End the connection. Returns: what ended it before, if anything did; the object can connect again."""
-        if self._writer is not None:
-            # The library would first send what is left, and a QEMU that is stopped never reads it.
-            self._writer.transport.abort()
         try:
             await self.disconnect()
         except asyncio.CancelledError:

@@ -12,7 +12,7 @@ from snapd.model.plan import Opening, Overlay
 from snapd.qmp import blocks, commands, memory, merges
 from snapd.qmp.link import EventLog, Link
 
-NODE_PREFIX = "domsnap-"
+NODE_PREFIX = blocks.NODE_PREFIX
 
 Report = Callable[[str, int, int], None]
 
@@ -32,27 +32,24 @@ class Qemu:
     def _job(self) -> str:
         return f"{NODE_PREFIX}job-{next(self._jobs)}"
 
-    async def inspect(self) -> Inspection:
+    async def inspect(self, *, for_saving: bool = False) -> Inspection:
         link = self._link
-        status, uuid, machine, self._version, blocked = await asyncio.gather(
-            commands.query_status(link),
-            commands.query_uuid(link),
+        (status, uuid), machine, self._version, view, blocked = await asyncio.gather(
+            commands.query_status_and_uuid(link),
             commands.query_machine(link),
             commands.query_version(link),
+            blocks.query_blocks(link),
             memory.memory_blocker(link),
-        )
-        disks, opened, formats = await asyncio.gather(
-            blocks.query_disks(link), blocks.query_open(link), blocks.query_formats(link)
         )
         return Inspection(
             running=status.running,
             uuid=uuid,
             machine=machine,
-            disks=disks,
-            open_images={path: node for path, (node, _) in opened.items()},
-            formats=formats,
+            disks=view.disks,
+            open_images={path: node for path, (node, _) in view.opened.items()},
+            formats=view.formats,
             qemu_version=self._version,
-            live_blocker="" if blocked else await memory.live_blocker(link),
+            live_blocker="" if blocked or not for_saving else await memory.live_blocker(link),
             memory_blocker=blocked,
         )
 
@@ -81,9 +78,6 @@ class Qemu:
 
     async def resume(self) -> None:
         await self._link.execute("cont")
-        if self._attached:
-            await memory.drop_descriptors(self._link)
-            self._attached = False
 
     async def has_run(self) -> bool:
         if self._events and memory.resumed(self._events):
@@ -103,6 +97,9 @@ class Qemu:
 
     async def cover(self, overlays: Sequence[Overlay]) -> None:
         await blocks.cover(self._link, overlays)
+
+    async def hold(self, disk: Disk, node: str) -> None:
+        await blocks.hold(self._link, disk, node)
 
     async def swap(self, disk: Disk, node: str) -> None:
         await blocks.swap(self._link, disk, node)
@@ -125,7 +122,9 @@ class Qemu:
         self._attached = True
 
     async def detach_memory(self) -> None:
-        await memory.detach(self._link)
+        if self._attached:
+            await memory.detach(self._link)
+            self._attached = False
 
     async def save_paused(self, tag: str, expected_bytes: int) -> None:
         await memory.save_paused(self._link, self._job(), tag, expected_bytes)

@@ -59,14 +59,19 @@ class Host:
         return self.domains[name]
 
     def get_by_uuid(self, uuid: str) -> ManagedDomain:
-        """Return a domain. Raises: NoSuchDomain."""
-        wanted = uuid.lower()
+        """Return a domain by its UUID in any case, with or without dashes. Raises: NoSuchDomain."""
+        wanted = _digits(uuid)
         for domain in self.domains.values():
-            if domain.record.uuid.lower() == wanted:
+            if wanted and _digits(domain.record.uuid) == wanted:
                 return domain
         raise NoSuchDomain(uuid)
 
     async def until_idle(self) -> None:
-        """Wait until every running job has ended; the caller has seen to it that no new one begins."""
-        for job in self.jobs.all():
-            await job.ended.wait()
+        """Wait until every domain is left alone; the caller has seen to it that no new call comes in."""
+        # What a call has claimed already may still become a job while another one is waited for.
+        for domain in self.domains.values():
+            await domain.idle.wait()
+
+
+def _digits(uuid: str) -> str:
+    return uuid.replace("-", "").lower()

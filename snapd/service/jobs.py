@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Jobs: what is being done for whom, how far it is, and how it ended.
 
-Not here: what a job does (``managed_domain``). Invariants: a job's end is announced once, after what it did is durable; a
-finished job stays for a while, and never more of them than ``MOST_FINISHED``.
+Not here: what a job does (``managed_domain``). Invariants: a job's end is announced once, after what it did is durable; its
+progress at most five times a second, and the last of it always; a finished job stays for a while, and never more of them
+than ``MOST_FINISHED``.
 """
 
 import asyncio
@@ -59,10 +60,8 @@ class Jobs:
         self._most_running, self._most_per_caller = most_running, most_per_caller
         self._jobs: dict[int, Job] = {}
         self._next = 1
-        self._told_at: dict[int, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
+        self._pacing: dict[int, asyncio.TimerHandle] = {}
+        self._untold: set[int] = set()
 
     def all(self) -> list[Job]:
         return list(self._jobs.values())
@@ -73,15 +72,19 @@ class Jobs:
             raise NoSuchJob(str(number))
         return self._jobs[number]
 
-    def admit(self, caller_uid: int) -> None:
-        """Check that there is room for one more. Raises: LimitReached."""
-        running = [job for job in self._jobs.values() if job.state is JobState.RUNNING]
+    def running(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.state is JobState.RUNNING]
+
+    def _admit(self, caller_uid: int) -> None:
+        running = self.running()
         if len(running) >= self._most_running:
             raise LimitReached("jobs may run at once", self._most_running)
         if sum(job.caller_uid == caller_uid for job in running) >= self._most_per_caller:
             raise LimitReached("jobs of one caller may run at once", self._most_per_caller)
 
     def open(self, operation: str, domain: str, snapshot: str, caller_uid: int) -> Job:
+        """Begin a job. Raises: LimitReached when there is no room for one more."""
+        self._admit(caller_uid)
         job = Job(self._next, operation, domain, snapshot, caller_uid, time.time_ns() // 1000)
         self._next += 1
         self._jobs[job.number] = job
@@ -89,20 +92,31 @@ class Jobs:
         return job
 
     def report(self, job: Job, step: str, done_bytes: int, total_bytes: int) -> None:
-        """Take note of progress; a new step is announced at once, bytes at most five times a second."""
-        new_step = step != job.step
+        """Take note of progress; what comes too soon after the last announcement is announced later, if it still holds."""
         job.step, job.done_bytes, job.total_bytes = step, done_bytes, total_bytes
-        now = time.monotonic()
-        if new_step or now - self._told_at.get(job.number, 0.0) >= PROGRESS_EVERY_S:
-            self._told_at[job.number] = now
-            self._publisher.publish(JobChanged(job.number))
+        if job.number in self._pacing:
+            self._untold.add(job.number)
+        else:
+            self._tell(job.number)
+
+    def _tell(self, number: int) -> None:
+        self._untold.discard(number)
+        self._pacing[number] = asyncio.get_running_loop().call_later(PROGRESS_EVERY_S, self._tell_rest, number)
+        self._publisher.publish(JobChanged(number))
+
+    def _tell_rest(self, number: int) -> None:
+        del self._pacing[number]
+        if number in self._untold:
+            self._tell(number)
 
     def end(self, job: Job, error: SnapdError | None) -> None:
         """Announce how the job ended, and forget it after a while."""
         job.state = JobState.FAILED if error else JobState.DONE
         job.error = error
         job.step = ""
-        self._told_at.pop(job.number, None)
+        if job.number in self._pacing:
+            self._pacing.pop(job.number).cancel()
+            self._untold.discard(job.number)
         job.ended.set()
         self._publisher.publish(JobEnded(job.number))
         asyncio.get_running_loop().call_later(KEEP_FINISHED_S, self._forget, job.number)

@@ -24,6 +24,7 @@ from snapd.errors import (
     DomainUnreachable,
     Internal,
     Interrupted,
+    LimitReached,
     MonitorLost,
     NotSupported,
     SnapdError,
@@ -75,6 +76,8 @@ class ManagedDomain:
         self.state = DomainState.UNREACHABLE
         self.reason = "its monitor has not been tried yet"
         self.doing = ""
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.job: Job | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._shown: tuple[str, str] = ("", "")
@@ -102,6 +105,7 @@ class ManagedDomain:
         """Look after the domain until cancelled."""
         if self.definition.uuid:
             await self._open_store(self.definition.uuid)
+            self._around.publisher.publish(DomainChanged(self.name))
         while True:
             try:
                 await self._link.keep()
@@ -112,18 +116,30 @@ class ManagedDomain:
     # What the link tells
 
     async def _up(self) -> None:
-        seen = await self._qemu.inspect()
+        seen = await self._qemu.inspect(for_saving=True)
         problem = await self._agree_on_uuid(seen.uuid)
         self.seen = seen
         if problem:
             self._become(DomainState.UNREACHABLE, problem)
         elif self._store is None:
             self._become(DomainState.UNREACHABLE, self.reason)
-        elif drift := self.record.drift(self.definition, seen.disks):
+        # The images of an operation that was interrupted are for that to explain.
+        elif self._store.interrupted is None and (drift := self.record.drift(self.definition, seen.disks)):
             self._become(DomainState.DRIFTED, drift)
         else:
+            await self._learn(self._store, seen)
             self._become(DomainState.RUNNING if seen.running else DomainState.PAUSED, "")
         self._around.publisher.publish(DomainChanged(self.name))
+
+    async def _learn(self, store: Ledger, seen: Inspection) -> None:
+        """Commit disks that are new, so that ``disks.env`` tells of them before there is any snapshot."""
+        learned = store.committed.learn(seen.disks, seen.formats)
+        if learned == store.committed or learned.graph.violations() or store.interrupted or self.doing:
+            return
+        try:
+            await store.commit(learned)
+        except SnapdError as error:
+            log.warning("domain %s: its disks could not be written down: %s", self.name, error)
 
     async def _agree_on_uuid(self, uuid: str) -> str:
         """Open the state under the domain's UUID. Returns: why there is none that could be used."""
@@ -162,13 +178,14 @@ class ManagedDomain:
         if (self.state, self.reason) != self._shown:
             self._shown = (self.state, self.reason)
             log.info("domain %s is %s%s", self.name, self.state, f": {self.reason}" if self.reason else "")
-            self._around.publisher.publish(DomainChanged(self.name))
+        # Also when nothing changed: a job may have shown the state in between.
+        self._around.publisher.publish(DomainChanged(self.name))
 
     # What it can be told to do
 
     async def create(self, request: CreateRequest, caller_uid: int) -> Job:
         """Begin to take a snapshot. Returns: its job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("create", request.name or "a snapshot", caller_uid)
+        store = self._claim("create", request.name or "a snapshot")
         try:
             if not request.name:
                 stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime())
@@ -193,7 +210,7 @@ class ManagedDomain:
 
     async def revert(self, request: RevertRequest, caller_uid: int) -> Job:
         """Begin to go back to a snapshot. Returns: its job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("revert", request.name, caller_uid)
+        store = self._claim("revert", request.name)
         try:
             ports = self._ports(store)
             plan, record = await revert.prepare(
@@ -206,7 +223,7 @@ class ManagedDomain:
 
     async def delete(self, request: DeleteRequest, caller_uid: int) -> Job:
         """Begin to delete snapshots. Returns: the job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("delete", request.name, caller_uid)
+        store = self._claim("delete", request.name)
         try:
             ports = self._ports(store)
             plan, record = await delete.prepare(ports, self.definition, request)
@@ -218,7 +235,7 @@ class ManagedDomain:
     def _ports(self, store: Ledger) -> Ports:
         return Ports(self._qemu, self._around.adapters.images, store)
 
-    def _claim(self, operation: str, subject: str, caller_uid: int) -> Ledger:
+    def _claim(self, operation: str, subject: str) -> Ledger:
         """Make sure that a mutation may begin now, and that no other can until it has ended."""
         if self.doing:
             raise DomainBusy(self.name, self.doing)
@@ -230,16 +247,21 @@ class ManagedDomain:
             raise DomainUnreachable(self.name, self.reason)
         if self.state is DomainState.DRIFTED:
             raise DomainDrifted(self.name, self.reason)
-        self._around.jobs.admit(caller_uid)
         self.doing = f"{operation} {subject}"
+        self.idle.clear()
         return self._store
 
     def _release(self) -> None:
         self.doing = ""
+        self.idle.set()
         self.job = None
 
     def _begin(self, operation: str, snapshot: str, caller_uid: int, carry_out: CarryOut) -> Job:
-        job = self._around.jobs.open(operation, self.name, snapshot, caller_uid)
+        try:
+            job = self._around.jobs.open(operation, self.name, snapshot, caller_uid)
+        except LimitReached:
+            self._release()
+            raise
         self.job = job
         self._around.publisher.publish(DomainChanged(self.name))
         self._around.spawn(self._run(job, carry_out))
@@ -281,7 +303,8 @@ class ManagedDomain:
         for name in new:
             if name not in old:
                 publish(SnapshotCreated(self.name, name))
-            elif _face(before, name) != _face(after, name):
+        for name in new:
+            if name in old and _face(before, name) != _face(after, name):
                 publish(SnapshotChanged(self.name, name))
         if job.operation == "revert" and (failure is None or after.graph != before.graph):
             publish(SnapshotReverted(self.name, job.snapshot))

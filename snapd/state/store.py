@@ -232,7 +232,8 @@ class Store:
 
     def _drop_new(self, new: Sequence[str]) -> None:
         """Remove the files of snapshots that are not to be, unless the domain's own file may list them already."""
-        with contextlib.suppress(SnapdError):
+        # The error that led here is the one to report, and a file that is not listed is nothing.
+        with contextlib.suppress(SnapdError, OSError):
             if identity_of(self._domain_path) != self._identity:
                 return
             for name in new:

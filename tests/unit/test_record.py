@@ -8,6 +8,8 @@ import pytest
 from snapd.model.domain import Disk, DiskDefinition, DomainDefinition
 from snapd.model.images import Image, Origin, Pin
 from snapd.model.record import DomainRecord
+from snapd.model.snapshot import Snapshot, SnapshotType
+from snapd.model.tree import SnapshotTree
 
 FORMATS = {"/images/web.qcow2": "qcow2", "/base/os.qcow2": "qcow2", "/base/os.raw": "raw", "/images/data.raw": "raw"}
 VDA = Disk(
@@ -24,9 +26,13 @@ VDB = replace(VDA, target="vdb", node="#block2", image="/images/data.raw", forma
 DEFINITION = DomainDefinition("web", "/run/web.qmp", disks=(DiskDefinition("vda", "/images/web.qcow2", "qcow2"),))
 
 
+KEPT = Snapshot("kept", 1, SnapshotType.EXTERNAL, running=True, disks=())
+
+
 @pytest.fixture
 def record() -> DomainRecord:
-    return DomainRecord("web", "1b4e28ba").learn([VDA, VDB], FORMATS)
+    """A record that has a snapshot to protect."""
+    return replace(DomainRecord("web", "1b4e28ba").learn([VDA, VDB], FORMATS), tree=SnapshotTree().add(KEPT))
 
 
 def _with_overlay(record: DomainRecord) -> tuple[DomainRecord, Disk]:
@@ -76,6 +82,22 @@ def test_what_is_known_of_an_image_stays_when_a_later_disk_shares_it(record: Dom
     graph = record.learn([third], {**dict.fromkeys(FORMATS, "wrong"), "/images/c.qcow2": "qcow2"}).graph
 
     assert {path: image for path, image in graph.images.items() if path in known} == known
+
+
+def test_without_a_snapshot_other_images_are_no_drift_and_are_learned_instead(record: DomainRecord) -> None:
+    free = replace(record, tree=SnapshotTree())
+    moved = replace(VDB, image="/elsewhere/data.raw", chain=("/elsewhere/data.raw",))
+
+    assert record.drift(DEFINITION, [VDA, moved])
+    assert free.drift(DEFINITION, [VDA, moved]) == ""
+    assert free.learn([VDA, moved], {**FORMATS, "/elsewhere/data.raw": "raw"}).graph.active["vdb"] == "/elsewhere/data.raw"
+
+
+def test_a_layer_of_ours_that_could_not_be_merged_is_protected_without_a_snapshot(record: DomainRecord) -> None:
+    covered, _ = _with_overlay(record)
+    layered = replace(covered, graph=covered.graph.unpin("s1"), tree=SnapshotTree())
+
+    assert "disk vda should be /images/web.s1.qcow2" in layered.drift(DEFINITION, [VDA, VDB])
 
 
 def test_the_defined_image_and_the_stem_come_from_below_what_covers_it(record: DomainRecord) -> None:
