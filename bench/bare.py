@@ -51,6 +51,7 @@ class BareScript:
         self._capabilities(True)
         self.qmp.execute("migrate-set-parameters", **{"max-bandwidth": 0})
         self.qmp.execute("getfd", descriptor=memory.fd, fdname="memory")
+        self.qmp.events.clear()  # of an earlier revert
         self.qmp.execute("stop")
         self.qmp.execute("transaction", actions=actions)
         self.qmp.execute("migrate", uri="fd:memory")

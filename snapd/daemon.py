@@ -49,6 +49,9 @@ EXIT_STATE = 4
 RECEIVE_LIMIT_BYTES = 128 * 1024
 """No call of the contract needs more, and reading this much of the worst shape holds the loop for no more than 50 ms."""
 
+LAST_ANSWERS_TIMEOUT_S = 2.0
+"""How long those that waited for a job may take to read how it ended, once the service is to end."""
+
 log = logging.getLogger("snapd")
 
 
@@ -108,7 +111,10 @@ class Service:
             for mistake in mistakes:
                 log.warning("%s", mistake)
             # A file that cannot be read now must not end the care of a domain that could be read before.
-            for name in host.follow(definitions) if not mistakes else ():
+            unreadable = {mistake.path.absolute() for mistake in mistakes}
+            known = [each.definition for each in host.domains.values()]
+            kept = [each for each in known if unreadable.intersection((Path(each.source), Path(each.source).parent))]
+            for name in host.follow([*kept, *definitions]):
                 log.warning("domain %s is busy and stays as it was; reload again when its job has ended", name)
             notifier.send("READY=1", f"STATUS=Looking after {len(host.domains)} domains.")
 
@@ -137,7 +143,8 @@ class Service:
                 objects = Objects(host, ManagerFace(host, verbs, version("domsnapd"), tool_version), verbs)
                 host.follow(self._definitions)
                 publisher.subscribe(Signals(wire, objects, host).announce)
-                wire.handle(Dispatcher(wire, objects, authorization, spawn).take)
+                dispatcher = Dispatcher(wire, objects, authorization, spawn)
+                wire.handle(dispatcher.take)
                 await wire.request_name(BUS_NAME)
                 notifier.send("READY=1", f"STATUS=Looking after {len(self._definitions)} domains.")
                 log.info("ready: %d domains, %s on the bus", len(self._definitions), BUS_NAME)
@@ -146,6 +153,7 @@ class Service:
                 notifier.send("STOPPING=1")
                 wire.handle(lambda _message: False)
                 await host.until_idle()
+                await dispatcher.until_answered(LAST_ANSWERS_TIMEOUT_S)
                 spawn.cancel_all()
         finally:
             wire.close()

@@ -5,8 +5,11 @@ Not here: what a call does (the faces). Invariants: what is not in the contract 
 daemon's; each is answered once, unless its sender wants no answer; nothing unexpected is told to strangers but a reference.
 """
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -36,6 +39,9 @@ from snapd.bus.wire import Message, MessageFlag, MessageTooLong, MessageType, Va
 
 MOST_CALLS = 1000
 """How many calls may be under way, those that wait for a job included."""
+
+MOST_CALLS_PER_USER = 250
+"""How many of them may be of one user, so that who waits for a long job in many calls does not shut others out."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +78,8 @@ class Dispatcher:
     ) -> None:
         self._wire, self._objects, self._authorization, self._spawn = wire, objects, authorization, spawn
         self._under_way = 0
+        self._all_answered = asyncio.Event()
+        self._of_user: Counter[int] = Counter()
         self._standard: dict[str, Callable[[Call], Results]] = {
             INTROSPECTABLE_INTERFACE: self._introspect,
             PROPERTIES_INTERFACE: self._properties,
@@ -86,6 +94,14 @@ class Dispatcher:
         self._spawn(self._serve(message))
         return True
 
+    async def until_answered(self, timeout_s: float) -> None:
+        """Wait until every call that was taken has its answer; no longer than ``timeout_s``, as a caller may not be reading."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._under_way:
+                    self._all_answered.clear()
+                    await self._all_answered.wait()
+
     async def _serve(self, message: Message) -> None:
         try:
             await self._reply(message, await self._answer(message))
@@ -93,6 +109,8 @@ class Dispatcher:
             log.debug("%s.%s of %s has nobody to answer to any more", message.interface, message.member, message.sender)
         finally:
             self._under_way -= 1
+            if not self._under_way:
+                self._all_answered.set()
 
     async def _answer(self, message: Message) -> Message:
         try:
@@ -136,7 +154,20 @@ class Dispatcher:
         if call.signature != method.in_signature:
             raise invalid_args(face.interface, call.member, method.in_signature, call.signature)
         caller: Caller = await self._authorization.identify(call.sender)
-        return method.out_signature, await face.methods()[call.member](caller, *call.body)
+        with self._counted(caller.uid):
+            return method.out_signature, await face.methods()[call.member](caller, *call.body)
+
+    @contextlib.contextmanager
+    def _counted(self, uid: int) -> Iterator[None]:
+        if self._of_user[uid] >= MOST_CALLS_PER_USER:
+            raise BusError(LIMITS_EXCEEDED, f"{MOST_CALLS_PER_USER} calls of user {uid} are under way; try again later.")
+        self._of_user[uid] += 1
+        try:
+            yield
+        finally:
+            self._of_user[uid] -= 1
+            if not self._of_user[uid]:
+                del self._of_user[uid]
 
     def _interface_with(self, face: Face | None, member: str) -> str:
         """Return the interface that a call without one means."""

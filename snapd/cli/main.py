@@ -106,14 +106,12 @@ def show(settings: Settings, domain: str, snapshot: str | None) -> None:
 @click.option(
     "--live",
     type=click.Choice(["auto", "require", "no"]),
-    default="auto",
-    show_default=True,
-    help="Whether the guest goes on while its memory is saved.",
+    help="Whether the guest goes on while its memory is saved; else as the service is configured, which is auto by default.",
 )
 @click.pass_obj
-def create(settings: Settings, domain: str, name: str, description: str, live: str) -> None:
+def create(settings: Settings, domain: str, name: str, description: str, live: str | None) -> None:
     """Take a snapshot of DOMAIN; without NAME it is called after the time."""
-    options = {"live": live} | ({"description": description} if description else {})
+    options = {key: value for key, value in (("live", live), ("description", description)) if value}
 
     async def work(service: "Service") -> tuple[Snapshot, float]:
         began = time.monotonic()

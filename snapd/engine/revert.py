@@ -93,8 +93,6 @@ class _Reversion:
         self._undo.push(f"making {path}", partial(self._images.unlink, path))
         await self._qemu.open_overlay(overlay, self._plan.backing_nodes[overlay.disk.target])
         self._undo.push(f"opening {path}", partial(self._qemu.close_nodes, [overlay.node]), in_qemu=True)
-        await self._qemu.hold(overlay.disk, overlay.held)
-        self._undo.push(f"holding disk {overlay.disk.target}", partial(self._qemu.close_nodes, [overlay.held]), in_qemu=True)
 
     async def _attach_memory(self) -> None:
         await attach_container(self._ports, self._plan.memory_path)
@@ -105,6 +103,11 @@ class _Reversion:
         if plan.was_running:
             self._undo.push("stopping the guest", self._qemu.resume, in_qemu=True)
             await self._qemu.stop()
+        for overlay in plan.overlays:
+            # Only now: QEMU 7.2 may abort when a node is added on one that an iothread is using.
+            await self._qemu.hold(overlay.disk, overlay.held)
+            held = partial(self._qemu.close_nodes, [overlay.held])
+            self._undo.push(f"holding disk {overlay.disk.target}", held, in_qemu=True)
         for overlay in plan.overlays:
             self._undo.push(
                 f"swapping disk {overlay.disk.target}", partial(self._qemu.swap, overlay.disk, overlay.disk.node), in_qemu=True

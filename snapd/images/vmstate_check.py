@@ -56,7 +56,7 @@ def _end_of_state(descriptor: int) -> int:
     name = os.pread(descriptor, name_length, table + _SNAPSHOT.size + extra_length + id_length)
     if name != MEMORY_TAG.encode():
         raise ValueError("no memory state")
-    cluster_bytes = 1 << cluster_bits
+    cluster_bytes = 1 << int(cluster_bits)
     last = 0
     for l2_offset in _pointers(descriptor, l1_offset, l1_size):
         if l2_offset:

@@ -315,10 +315,11 @@ def _choose_disks(
     for disk in seen.disks:
         wanted = chosen.get(disk.target, "")
         obstacle = disk.obstacle or _policy_obstacle(policies.get(disk.target, DiskPolicy.ANY), wanted)
-        if obstacle and (disk.writable or wanted not in ("", DiskPolicy.NO)):
-            raise NotSupported(
-                record.name, f"A snapshot with memory and disk {disk.target}", f"{obstacle}, and memory and disk would disagree"
-            )
+        if obstacle and disk.writable:
+            reason = f"the guest can write to disk {disk.target}, which would have to be left out because {obstacle}"
+            raise NotSupported(record.name, "A snapshot with memory", reason)
+        if obstacle and wanted not in ("", DiskPolicy.NO):
+            raise NotSupported(record.name, f"A snapshot of disk {disk.target}", obstacle)
         if obstacle:
             continue
         depth = len(record.graph.chain(record.graph.active[disk.target])) if disk.target in record.graph.active else 1

@@ -21,6 +21,9 @@ NODE_PREFIX = "domsnap-"
 
 FORMATS = frozenset({"raw", "qcow2"})
 _PROTOCOLS = frozenset({"file", "host_device", "host_cdrom", "nbd", "rbd", "nfs", "iscsi", "http", "https", "ssh", "gluster"})
+FLUSH_TIMEOUT_S = 300.0
+"""How long a slow disk may take to write down all that the host has cached of an image."""
+
 _CLOSING_ROUNDS = 128
 """More than the longest chain: each round closes at least one node, top first."""
 
@@ -159,18 +162,19 @@ def _formats(blocks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 async def open_overlay(link: Link, overlay: Overlay, backing_node: str) -> None:
     """Open an overlay with the cache and zero-detection modes of the disk it is for; QMP does not show the others."""
-    options = _options(overlay.disk, overlay.image.format, overlay.image.path)
-    await link.execute_exactly("blockdev-add", {**options, "node-name": overlay.node, "backing": backing_node or None})
-
-
-def _options(disk: Disk, image_format: str, path: str) -> dict[str, Any]:
-    return {
-        "driver": image_format,
-        "file": {"driver": "file", "filename": path},
-        "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
-        "detect-zeroes": disk.detect_zeroes,
-        "discard": "unmap",
-    }
+    disk = overlay.disk
+    await link.execute_exactly(
+        "blockdev-add",
+        {
+            "driver": overlay.image.format,
+            "node-name": overlay.node,
+            "file": {"driver": "file", "filename": overlay.image.path},
+            "backing": backing_node or None,
+            "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
+            "detect-zeroes": disk.detect_zeroes,
+            "discard": "unmap",
+        },
+    )
 
 
 async def open_image(link: Link, opening: Opening) -> None:
@@ -187,41 +191,38 @@ async def open_image(link: Link, opening: Opening) -> None:
 
 
 async def cover(link: Link, overlays: Sequence[Overlay]) -> None:
-    """Cover all disks in one transaction. Raises: QemuFailed; QEMU has rolled all of them back."""
+    """Cover all disks in one transaction. Raises: QemuFailed naming the disk; QEMU has rolled all of them back."""
     actions = [
         {"type": "blockdev-snapshot", "data": {"node": overlay.disk.node, "overlay": overlay.node}} for overlay in overlays
     ]
-    if actions:
-        await link.execute("transaction", actions=actions)
+    try:
+        if actions:
+            await link.execute("transaction", actions=actions)
+    except QemuFailed as error:
+        # QEMU knows the disk by a name that it made up, or by that of our overlay.
+        disk = next((each.disk.target for each in overlays if {each.disk.node, each.node} & set(error.text.split("'"))), "")
+        text = f"{error.text.rstrip('.')} (disk {disk})" if disk else error.text
+        raise QemuFailed(error.domain, error.command, text) from error
 
 
 async def hold(link: Link, disk: Disk, node: str) -> None:
-    """Open ``node`` on top of the disk's root: that of a ``-drive`` belongs to its device alone and ends when it is swapped."""
-    await link.execute("blockdev-add", driver="raw", node_name=node, read_only=True, file=disk.node)
+    """Open ``node`` on top of the disk's root, if that belongs to its device alone, as that of a ``-drive`` does.
+
+    Such a node has a made-up name and ends when it is swapped; one with a name of its own stays until it is closed.
+    """
+    if disk.node.startswith("#"):
+        await link.execute("blockdev-add", driver="raw", node_name=node, read_only=True, file=disk.node)
 
 
 async def swap(link: Link, disk: Disk, node: str) -> None:
-    """Put the disk on ``node``; to go back to the node it had, its image is opened again where that is gone.
-
-    Source: a node of ``-drive`` belongs to nobody but its disk, and QEMU drops it when the disk is swapped.
-    """
-    if node == disk.node:
-        node = await _opened_again(link, disk)
     await link.execute("qom-set", path=disk.device, property="drive", value=node)
 
 
-async def _opened_again(link: Link, disk: Disk) -> str:
-    """Return the node that the disk had, or else another one on its image."""
-    opened = await query_open(link)
-    if any(disk.node == node for node, _ in opened.values()):
-        return disk.node
-    options = _options(disk, disk.format, disk.image)
-    backing = disk.chain[1] if len(disk.chain) > 1 else ""
-    if backing in opened:
-        options["backing"] = opened[backing][0]
-    name = NODE_PREFIX + disk.node.lstrip("#")
-    await link.execute_exactly("blockdev-add", {**options, "node-name": name})
-    return name
+async def flush(link: Link, node: str) -> None:
+    """Have QEMU write down what it keeps back of an image. Raises: QemuFailed when the image cannot be written."""
+    said = await link.execute("human-monitor-command", FLUSH_TIMEOUT_S, command_line=f"qemu-io {node} flush")
+    if said.strip():
+        raise QemuFailed(link.domain, "flush", said.strip())
 
 
 async def close_nodes(link: Link, names: Iterable[str]) -> None:

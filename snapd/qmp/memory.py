@@ -165,7 +165,7 @@ async def attach(link: Link, read_write: int, read_only: int) -> None:
 async def detach(link: Link) -> None:
     """Close the container, if it is open, and drop its descriptors.
 
-    QEMU 7.2 lets go of descriptors only while the guest runs: those of a guest that stays paused are dropped with the next ones.
+    QEMU 7.2 lets go of descriptors only while the guest runs: those of a guest that stays paused go with the next ones.
     """
     try:
         await link.execute("blockdev-del", node_name=CONTAINER_NODE)

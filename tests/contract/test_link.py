@@ -2,6 +2,7 @@
 """The link to a monitor: real QEMUs that come and go, and peers that mean no good."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import time
@@ -81,28 +82,31 @@ async def test_killed_during_a_command(start_qemu: StartQemu) -> None:
         assert caught.value.during == "query-status"
 
 
+def not_greeted(path: Path) -> Down:
+    reason = f"another client holds the monitor {path}, or its QEMU is stopped: it does not greet us"
+    return Down(there=True, reason=reason)
+
+
 async def test_monitor_held_by_another_client(start_qemu: StartQemu) -> None:
     qemu = start_qemu(paused=True)
     other = await asyncio.to_thread(Qmp, qemu.monitor)
     with other:
         async with linked(qemu.monitor) as kept:
-            told = await kept.next_told()
-            assert isinstance(told, Down)
-            assert told.there
-            assert "another client holds the monitor" in told.reason
+            assert await kept.next_told() == not_greeted(qemu.monitor)
             other.close()
             assert await kept.next_told() == Up()
 
 
 async def test_monitor_held_by_many_clients(start_qemu: StartQemu) -> None:
-    """The kernel refuses who comes when QEMU has one client and others wait."""
+    """The kernel refuses who comes when QEMU has one client and two others wait."""
     qemu = start_qemu(paused=True)
-    async with linked(qemu.monitor) as first, linked(qemu.monitor) as second, linked(qemu.monitor) as third:
-        told = [await each.next_told() for each in (first, second, third)]
-        assert sum(each == Up() for each in told) == 1
-        refused = [each for each in told if isinstance(each, Down)]
-        assert len(refused) == 2
-        assert all(each.there and "hold" in each.reason for each in refused)
+    async with contextlib.AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(linked(qemu.monitor)) for _ in range(6)]
+        told = [await each.next_told() for each in links]
+        assert told.count(Up()) == 1
+        assert told.count(not_greeted(qemu.monitor)) == 5
+    async with linked(qemu.monitor) as kept:
+        assert await kept.next_told() == Up()
 
 
 async def test_stopped_qemu_loses_the_monitor_and_gets_it_back(start_qemu: StartQemu) -> None:
@@ -113,10 +117,7 @@ async def test_stopped_qemu_loses_the_monitor_and_gets_it_back(start_qemu: Start
         with pytest.raises(MonitorLost, match=r"no answer came within 0\.2 s") as caught:
             await kept.link.execute("query-status", timeout_s=0.2)
         assert caught.value.during == "query-status"
-        told = await kept.next_told()
-        assert isinstance(told, Down)
-        assert told.there
-        assert "or its QEMU is stopped" in told.reason
+        assert await kept.next_told() == not_greeted(qemu.monitor)
         qemu.thaw()
         assert await kept.next_told() == Up()
         assert (await kept.link.execute("query-status"))["status"] == "prelaunch"
@@ -132,9 +133,9 @@ async def test_many_commands_time_out_at_once(start_qemu: StartQemu) -> None:
         sent = (kept.link.execute("qom-get", timeout_s=0.3, path=padding, property="type") for _ in range(300))
         begun = time.monotonic()
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         assert all(isinstance(each, MonitorLost) for each in outcomes)
-        assert isinstance(await kept.next_told(), Down)
+        assert await kept.next_told() == not_greeted(qemu.monitor)
         qemu.thaw()
         assert await kept.next_told() == Up()
 
@@ -213,7 +214,7 @@ async def test_event_log_is_bounded(tmp_path: Path) -> None:
 
 
 async def test_event_flood_does_not_grow_memory(tmp_path: Path) -> None:
-    flood = b"".join(event("RTC_CHANGE", offset=number) for number in range(5000))
+    flood = b"".join(event("RTC_CHANGE", offset=number) for number in range(2000))
     async with FakeMonitor(tmp_path / "qmp", lambda command: (flood, reply(command, {}))) as fake:
         async with linked(fake.path, keep_events=False) as kept:
             assert await kept.next_told() == Up()
@@ -227,8 +228,8 @@ async def test_event_flood_does_not_grow_memory(tmp_path: Path) -> None:
                     after, _ = tracemalloc.get_traced_memory()
                 finally:
                     tracemalloc.stop()
-        # 15,000 events kept would be 20 MB; what is traced anew is the log itself, whose old events were not traced.
-        assert after - before < 3_000_000
+        # 6,000 events kept would be 6 MB; what is traced anew is the log itself, whose old events were not traced.
+        assert after - before < 2_000_000
 
 
 def _garbage(_: Command) -> Iterable[bytes]:

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,12 @@ STOP_TIMEOUT_S = 30.0
 
 
 class DaemonProcess:
-    """A daemon with a configuration, a state and a run-time directory below ``directory``."""
+    """A daemon with a configuration, a state and a run-time directory below ``directory``.
+
+    Args:
+        prefix: a command that ends by becoming the one it is given, as ``unshare`` does.
+        state: the state directory, where it is to be elsewhere.
+    """
 
     def __init__(
         self,
@@ -32,10 +37,13 @@ class DaemonProcess:
         *,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        state: Path | None = None,
     ) -> None:
+        self._prefix = list(prefix)
         self.directory = directory
         self.bus_address = bus_address
-        self.state = directory / "state"
+        self.state = state or directory / "state"
         self._log = directory / "domsnapd.log"
         self._config = directory / "etc" / "domsnapd.yaml"
         self._environment = {**os.environ, **(environment or {})}
@@ -44,9 +52,14 @@ class DaemonProcess:
         self._config.write_text(yaml.safe_dump(dict(settings or {})) if settings else "")
 
     def define(self, name: str, uuid: str, monitor: Path, **extra: Any) -> None:
-        """Write a domain's file; the daemon reads it when it starts."""
-        content = {"name": name, "uuid": uuid, "monitor": str(monitor), **extra}
-        (self._config.parent / "domains.d" / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        """Write a domain's file, without a uuid where that is empty; the daemon reads it when it starts or reloads."""
+        content = {"name": name, **({"uuid": uuid} if uuid else {}), "monitor": str(monitor), **extra}
+        (self.domain_files / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+    @property
+    def domain_files(self) -> Path:
+        """The directory of the domains' files."""
+        return self._config.parent / "domains.d"
 
     @property
     def pid(self) -> int:
@@ -68,7 +81,7 @@ class DaemonProcess:
             arguments = ["--config", str(self._config), "--bus", self.bus_address, "--state-directory", str(self.state)]
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "snapd", *arguments, "--log-level", "debug"],
+                    [*self._prefix, sys.executable, "-m", "snapd", *arguments, "--log-level", "debug"],
                     stdout=log,
                     stderr=log,
                     env={**self._environment, "NOTIFY_SOCKET": str(address)},
@@ -96,6 +109,19 @@ class DaemonProcess:
             process.kill()
             process.wait()
             raise RuntimeError(f"the daemon did not end within {STOP_TIMEOUT_S} s:\n{self.log}") from None
+
+    def reload(self) -> None:
+        """Tell it to read the domains' files again."""
+        os.kill(self.pid, signal.SIGHUP)
+
+    def wait_ended(self) -> int:
+        """Wait until it has ended by itself. Returns: its exit code. Raises: RuntimeError with its log when it does not."""
+        if self._process is None:
+            raise RuntimeError("the daemon does not run")
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"the daemon did not end within {STOP_TIMEOUT_S} s:\n{self.log}") from error
 
     def __enter__(self) -> Self:
         return self.start()

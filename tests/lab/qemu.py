@@ -9,6 +9,7 @@ Not here: what runs in it (``guest``). It knows nothing of pytest.
 
 import functools
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.lab.guest import COUNTS_ON_ONE, make_disk, memory_counter
+from tests.lab.guest import COUNTS_ON_ONE, make_disk, memory_counter, memory_rounds
 from tests.lab.qmp import Qmp
 
 COMMAND_VARIABLE = "DOMSNAPD_TEST_QEMU"
@@ -156,7 +157,13 @@ class QemuProcess:
         """Start QEMU and return when its monitors listen. Raises: RuntimeError with what it said when they never do."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*qemu_command(), *self.arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._cwd
+                [*qemu_command(), *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._cwd,
+                # Python ignores SIGXFSZ; so does QEMU then, and `limit_files` makes its writes fail instead of ending it.
+                restore_signals=False,
             )
         try:
             self._control = Qmp(self._control_path)
@@ -190,6 +197,11 @@ class QemuProcess:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def limit_files(self, size_bytes: int) -> None:
+        """Let each write beyond ``size_bytes`` of any file fail (EFBIG), or none any more with -1."""
+        _, hard = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
+
     def counter(self) -> int:
         return memory_counter(self.control.hmp)
 
@@ -205,6 +217,14 @@ class QemuProcess:
             last = self.counter()
             first = min(first, last)
         return last
+
+    def wait_dirtied(self, timeout_s: float = COUNTING_TIMEOUT_S) -> None:
+        """Wait until the guest has written to all of the memory that it is to dirty. Raises: TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while not memory_rounds(self.control.hmp):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the guest has not dirtied all in {timeout_s} s\n{self.story()}")
+            time.sleep(_POLL_S)
 
     def story(self) -> str:
         """Return how QEMU was started and what it has written, to show when a test fails."""

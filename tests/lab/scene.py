@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,19 @@ class Scene:
             raise AssertionError(f"{len(found)} signals {member} came and not {count}; there came {seen}") from None
         return found
 
+    async def wait_any(self, timeout_s: float = 0.1) -> None:
+        """Wait for the next signal, and no longer than ``timeout_s``."""
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()
+
     def files(self) -> list[str]:
         """Return the names of all files below images and state, for seeing that nothing is left over."""
-        roots = (self.images, self.state)
-        return sorted(str(each.relative_to(self.directory)) for root in roots for each in root.rglob("*") if not each.is_dir())
+        roots = {"images": self.images, f"state/{UUID}": self.state}
+        return sorted(
+            f"{name}/{each.relative_to(root)}" for name, root in roots.items() for each in root.rglob("*") if not each.is_dir()
+        )
 
     def hear(self, message: Message) -> bool:
         if message.message_type is MessageType.SIGNAL:
@@ -137,7 +146,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def short_directory() -> "contextlib.Generator[Path, None, None]":
+def short_directory() -> Iterator[Path]:
     """Make a directory whose path leaves room for the name of a socket."""
     directory = Path(tempfile.mkdtemp(prefix="domsnap-", dir=os.environ.get("DOMSNAPD_TEST_DIRECTORY")))
     try:
@@ -162,23 +171,34 @@ async def scene(
     extra: Sequence[str] = (),
     define: Mapping[str, Any] | None = None,
     paused: bool = False,
+    uuid: str = UUID,
+    states: Sequence[str] = ("running", "paused"),
+    policies: tuple[Path, ...] = (),
+    prefix: Sequence[str] = (),
+    state: Path | None = None,
 ) -> AsyncIterator[Scene]:
     """Set a scene and wait until the domain is running and its guest counts.
 
     Args:
         disks: their relative paths lie in the scene's ``images``; those that do not exist are made.
         define: more keys of the domain's definition.
+        uuid: in the domain's definition; empty for none.
+        states: in one of these the domain is when the scene is set.
+        policies: as for ``private_bus``.
+        prefix, state: as for ``DaemonProcess``.
     """
     with short_directory() as directory:
         images = directory / "images"
         images.mkdir()
         placed = [_placed(disk, images, guest, disk_bytes) for disk in disks]
         with (
-            private_bus(directory) as bus,
+            private_bus(directory, policies=policies) as bus,
             QemuProcess(directory, placed, accel=accel, memory_mib=memory_mib, extra=extra, paused=paused) as qemu,
         ):
-            daemon = DaemonProcess(directory, bus.address, settings=settings, environment=environment)
-            daemon.define(DOMAIN, UUID, qemu.monitor, **(define or {}))
+            daemon = DaemonProcess(
+                directory, bus.address, settings=settings, environment=environment, prefix=prefix, state=state
+            )
+            daemon.define(DOMAIN, uuid, qemu.monitor, **(define or {}))
             with daemon:
                 wire = await Wire.connect(bus.address)
                 made = Scene(directory, qemu, daemon, wire)
@@ -188,12 +208,13 @@ async def scene(
                     await wire.call(
                         "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", (match,)
                     )
-                    await made.wait_state("running", "paused")
+                    await made.wait_state(*states)
                     if not paused:
                         await asyncio.to_thread(qemu.wait_counting)
                     yield made
                 except BaseException:
                     print(daemon.log[-8000:])
+                    print(qemu.story()[-2000:])
                     raise
                 finally:
                     wire.close()

@@ -2,6 +2,7 @@
 """Jobs: their limits, how often progress is announced, and how long they stay."""
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
@@ -117,7 +118,7 @@ async def test_a_flood_of_progress_is_announced_at_intervals_and_its_last_word_a
     await heard.until(JobChanged(job.number), 2)
     assert told[0][1] == 0
     assert told[-1][1] == 999
-    assert all(later - sooner >= 0.019 for (sooner, _), (later, _) in zip(told, told[1:], strict=False))
+    assert all(later - sooner >= 0.019 for (sooner, _), (later, _) in pairwise(told))
     # Silence: what has been told is not told again.
     count = len(told)
     other = opened(jobs)

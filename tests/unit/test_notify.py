@@ -39,7 +39,9 @@ def test_each_message_arrives(manager: tuple[str, socket.socket]) -> None:
     assert [listening.recv(4096), listening.recv(4096)] == [b"READY=1", b"STOPPING=1"]
 
 
-def test_the_address_is_taken_out_of_the_environment(manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_is_taken_out_of_the_environment(
+    manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, listening = manager
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     Notifier.from_environment().send("READY=1")
