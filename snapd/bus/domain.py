@@ -8,7 +8,7 @@ from snapd.bus.faces import Caller, Method
 from snapd.bus.marshal import capabilities, disk_row, job_of, snapshot_or_none
 from snapd.bus.names import DOMAIN_INTERFACE, snapshot_path
 from snapd.bus.verbs import Given, Verbs
-from snapd.model.plan import find_snapshot
+from snapd.model.planner import find_snapshot
 from snapd.service.managed_domain import ManagedDomain
 
 

@@ -8,7 +8,7 @@ from snapd.bus.faces import Caller, Method
 from snapd.bus.marshal import snapshot_disk_rows, snapshot_or_none
 from snapd.bus.names import SNAPSHOT_INTERFACE, domain_path, snapshot_path
 from snapd.bus.verbs import Given, Verbs
-from snapd.model.plan import find_snapshot
+from snapd.model.planner import find_snapshot
 from snapd.service.managed_domain import ManagedDomain
 
 

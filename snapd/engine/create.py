@@ -15,7 +15,8 @@ from snapd.engine.undo import UndoStack, all_done, as_failure, connected
 from snapd.errors import MonitorLost, SnapdError
 from snapd.model.domain import DomainDefinition
 from snapd.model.images import Direction, Merge
-from snapd.model.plan import EMPTY_OVERLAY_BYTES, OVERLAY_FORMAT, CreatePlan, CreateRequest, Overlay, plan_create
+from snapd.model.plan import EMPTY_OVERLAY_BYTES, OVERLAY_FORMAT, CreatePlan, CreateRequest, Overlay
+from snapd.model.planner import plan_create
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
 

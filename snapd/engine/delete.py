@@ -11,7 +11,8 @@ from snapd.engine.merge import commit_and_collect
 from snapd.engine.ports import Ports, Report
 from snapd.errors import MonitorLost, SnapdError
 from snapd.model.domain import DomainDefinition
-from snapd.model.plan import DeletePlan, DeleteRequest, find_snapshot, plan_delete
+from snapd.model.plan import DeletePlan, DeleteRequest
+from snapd.model.planner import find_snapshot, plan_delete
 from snapd.model.record import DomainRecord
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from snapd.engine.ports import Images, Ports
 from snapd.errors import DomainDrifted, DomainUnreachable, MonitorLost, NoSpace
 from snapd.model.domain import DomainDefinition, Inspection
-from snapd.model.plan import foreign_file
+from snapd.model.planner import foreign_file
 from snapd.model.record import DomainRecord
 
 

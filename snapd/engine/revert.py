@@ -15,7 +15,8 @@ from snapd.engine.ports import Ports, Report
 from snapd.engine.undo import UndoStack, all_done, as_failure, connected
 from snapd.errors import MonitorLost, QemuFailed
 from snapd.model.domain import DomainDefinition
-from snapd.model.plan import EMPTY_OVERLAY_BYTES, Overlay, RevertPlan, RevertRequest, find_snapshot, plan_revert
+from snapd.model.plan import EMPTY_OVERLAY_BYTES, Overlay, RevertPlan, RevertRequest
+from snapd.model.planner import find_snapshot, plan_revert
 from snapd.model.record import DomainRecord
 
 

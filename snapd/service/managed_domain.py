@@ -30,11 +30,12 @@ from snapd.errors import (
     SnapdError,
 )
 from snapd.model.domain import DomainDefinition, DomainState, Inspection
-from snapd.model.events import DomainChanged, SnapshotChanged, SnapshotCreated, SnapshotDeleted, SnapshotReverted
+from snapd.model.events import DomainChanged, SnapshotReverted
 from snapd.model.names import made_up_name
 from snapd.model.plan import CreateRequest, DeleteRequest, RevertRequest
 from snapd.model.record import DomainRecord
 from snapd.service.adapters import Adapters, Ledger
+from snapd.service.changes import changes
 from snapd.service.jobs import Job, Jobs
 from snapd.service.policy import Policy
 from snapd.service.publisher import Publisher
@@ -282,7 +283,10 @@ class ManagedDomain:
             failure = Internal(reference)
         await self._look_again()
         self._release()
-        self._announce(job, before, self.record, failure)
+        for event in changes(self.name, before, self.record):
+            self._around.publisher.publish(event)
+        if job.operation == "revert" and (failure is None or self.record.graph != before.graph):
+            self._around.publisher.publish(SnapshotReverted(self.name, job.snapshot))
         self._around.jobs.end(job, failure)
         self._around.publisher.publish(DomainChanged(self.name))
 
@@ -293,24 +297,3 @@ class ManagedDomain:
             return
         if self.seen:
             self.seen = replace(self.seen, disks=tuple(disks))
-
-    def _announce(self, job: Job, before: DomainRecord, after: DomainRecord, failure: SnapdError | None) -> None:
-        publish = self._around.publisher.publish
-        old, new = before.tree.snapshots, after.tree.snapshots
-        for name in old:
-            if name not in new:
-                publish(SnapshotDeleted(self.name, name))
-        for name in new:
-            if name not in old:
-                publish(SnapshotCreated(self.name, name))
-        for name in new:
-            if name in old and _face(before, name) != _face(after, name):
-                publish(SnapshotChanged(self.name, name))
-        if job.operation == "revert" and (failure is None or after.graph != before.graph):
-            publish(SnapshotReverted(self.name, job.snapshot))
-
-
-def _face(record: DomainRecord, name: str) -> object:
-    """Return all of a snapshot that its properties show."""
-    tree = record.tree
-    return tree.snapshots[name], tree.current == name, [each.name for each in tree.children(name)], record.graph.pins.get(name)

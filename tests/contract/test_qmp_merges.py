@@ -156,7 +156,7 @@ async def test_merges_while_the_guest_writes(start_qemu: StartQemu, tmp_path: Pa
     qemu.wait_counting()
     async with connected(qemu.monitor) as link:
         before = await only_disk(link)
-        for number in range(5):
+        for number in range(3):
             low, middle, high = (tmp_path / f"{name}{number}.qcow2" for name in ("low", "middle", "high"))
             for path in (low, middle, high):
                 await cover_now(link, overlay_for(await only_disk(link), path))

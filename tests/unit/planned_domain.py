@@ -4,7 +4,8 @@
 from dataclasses import replace
 
 from snapd.model.domain import Disk, DomainDefinition, Inspection, Machine
-from snapd.model.plan import CreatePlan, CreateRequest, RevertRequest, plan_create, plan_revert
+from snapd.model.plan import CreatePlan, CreateRequest, RevertRequest
+from snapd.model.planner import plan_create, plan_revert
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import MemoryState, Snapshot, SnapshotDisk, SnapshotType
 

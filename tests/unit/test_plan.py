@@ -13,7 +13,8 @@ from snapd.errors import ImageInUse, InvalidName, InvalidOption, NotSupported, R
 from snapd.model.domain import DiskDefinition, DiskPolicy
 from snapd.model.images import Image, Origin, Pin
 from snapd.model.names import escape_for_file
-from snapd.model.plan import CHAIN_LIMIT, CreateRequest, Live, foreign_file, plan_create
+from snapd.model.plan import CHAIN_LIMIT, CreateRequest, Live
+from snapd.model.planner import foreign_file, plan_create
 from snapd.model.snapshot import SaveMethod, SnapshotType
 from tests.unit.planned_domain import (
     CDROM,
@@ -48,9 +49,13 @@ LONGEST_FILE_NAME_BYTES = 255
         (
             CreateRequest("new", disks={"vdb": "no"}),
             NotSupported,
-            "disk vdb is not possible for domain web: it was to be left out",
+            "domain web: the guest can write to disk vdb, which would have to be left out because the request says 'no'",
         ),
-        (CreateRequest("new", disks={"vda": "internal"}), NotSupported, "disk vda is not possible"),
+        (
+            CreateRequest("new", disks={"vda": "internal"}),
+            NotSupported,
+            "disk vda, which would have to be left out because this version",
+        ),
     ],
 )
 def test_a_request_is_refused(request_: CreateRequest, error: type[Refused], culprit: str) -> None:
@@ -69,7 +74,7 @@ def test_memory_that_cannot_be_saved_is_refused_with_the_device() -> None:
 
 
 def test_a_writable_disk_that_cannot_take_part_is_refused_by_name() -> None:
-    with pytest.raises(NotSupported, match="disk vdb is not possible for domain web: its protocol is nbd, and memory and disk"):
+    with pytest.raises(NotSupported, match=r"domain web: the guest can write to disk vdb, .* because its protocol is nbd"):
         Domain(VDA, replace(VDB, obstacle="its protocol is nbd")).plan(CreateRequest("new"))
 
 
@@ -78,7 +83,7 @@ def test_a_disk_that_its_definition_keeps_out_is_refused_by_name(policy: DiskPol
     domain = Domain(VDA, VDB)
     definition = replace(DEFINITION, disks=(DiskDefinition("vdb", VDB.image, VDB.format, policy),))
 
-    with pytest.raises(NotSupported, match=f"disk vdb is not possible .* its definition says 'snapshot: {policy}'"):
+    with pytest.raises(NotSupported, match=f"to disk vdb, .* because its definition says 'snapshot: {policy}'"):
         plan_create(definition, domain.record, domain.seen, CreateRequest("new"), MEMORY_DIRECTORY, TOKEN)
 
 

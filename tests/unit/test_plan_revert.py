@@ -7,7 +7,8 @@ import pytest
 
 from snapd.errors import NoSuchSnapshot, NotSupported
 from snapd.model.images import Direction, Image, Merge, Origin, Pin, Unlink
-from snapd.model.plan import DeleteRequest, Opening, RevertRequest, RevertState, find_snapshot, plan_delete, plan_revert
+from snapd.model.plan import DeleteRequest, Opening, RevertRequest, RevertState
+from snapd.model.planner import find_snapshot, plan_delete, plan_revert
 from snapd.model.tree import Scope
 from tests.unit.planned_domain import LONGEST_NODE_NAME, MACHINE, MEMORY_DIRECTORY, SIZE, TOKEN, VDA, VDB, Domain, make_disk
 
