@@ -5,7 +5,6 @@ Not here: what is refused (``model.plan``). The order is the point: all files ex
 before the guest stops; between stop and resume nothing waits for a disk of ours.
 """
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 
@@ -124,7 +123,13 @@ class _Creation:
     async def _finish_memory(self) -> int:
         self._report("making it durable", 0, 0)
         if self._memory:
-            size_bytes, _ = await asyncio.gather(self._memory.finish(), self._qemu.disarm_live_save())
+            size_bytes = 0
+
+            async def finish(memory: MemoryFile) -> None:
+                nonlocal size_bytes
+                size_bytes = await memory.finish()
+
+            await all_done(finish(self._memory), self._qemu.disarm_live_save())
             return size_bytes
         await self._qemu.detach_memory()
         return await self._images.sync_container(self._plan.memory_path)

@@ -114,16 +114,26 @@ async def save_live(link: Link, version: tuple[int, int, int], events: EventLog,
 
 
 async def _resume_when_protected(link: Link) -> None:
-    """Resume once the first page is saved: before write protection is on, the guest would run ahead of the disks."""
-    while True:
-        answer = await link.execute("query-migrate")
-        ram = answer.get("ram", {})
-        if answer["status"] in ("failed", "cancelled"):
-            return
-        if answer["status"] == "completed" or ram.get("duplicate", 0) + ram.get("normal", 0) > 0:
-            break
+    """Resume once the first page is saved: before write protection is on, the guest would run ahead of the disks.
+
+    Raises: QemuFailed when no page is saved in time.
+    """
+    try:
+        async with asyncio.timeout(RESUME_TIMEOUT_S):
+            while not await _is_protected(link):
+                pass
+    except TimeoutError as error:
+        raise QemuFailed(link.domain, "migrate", f"no page was saved within {RESUME_TIMEOUT_S:g} s") from error
     if not (await link.execute("query-status"))["running"]:
         await link.execute("cont")
+
+
+async def _is_protected(link: Link) -> bool:
+    """Tell whether a page has been saved, or the migration has ended without one."""
+    answer = await link.execute("query-migrate")
+    ram = answer.get("ram", {})
+    saved = ram.get("duplicate", 0) + ram.get("normal", 0)
+    return saved > 0 or answer["status"] in ("completed", "failed", "cancelled")
 
 
 def resumed(events: EventLog) -> bool:

@@ -138,6 +138,8 @@ async def _check(stage: Scene, model: Model) -> None:
             assert disk_counter(disk["Image"], disk["Format"]) >= 0
         assert len(shown["Disks"]) == len(DISKS)
     for disk in (await stage.properties())["Disks"]:
+        # QEMU keeps tables of the active image in memory until they are flushed, and we read the file from outside.
+        assert not stage.qemu.control.hmp(f"qemu-io -d {disk['Device']} flush")
         assert _read(disk["Image"], disk["Format"]) == _expected(model.now[disk["Target"]]), f"now: {disk}"
     for each in stage.qemu.control.execute("query-named-block-nodes", flat=True):
         used.add(each["file"])
