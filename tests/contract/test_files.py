@@ -10,7 +10,11 @@ import pytest
 
 from snapd.errors import ImageToolFailed
 from snapd.images import files
+from snapd.images.qemu_img import QemuImg
 from snapd.images.toolbox import ImageToolbox
+from snapd.model.domain import Disk
+from snapd.model.images import Direction, Image, Merge, Origin
+from snapd.model.plan import Overlay
 
 MIB = 1 << 20
 DEADLINE_S = 30
@@ -129,35 +133,43 @@ async def test_cancelled_work_that_fails_has_nothing_to_take_back() -> None:
 
 
 async def test_the_toolbox_offers_the_life_of_an_overlay_and_of_a_memory_file(tmp_path: Path) -> None:
-    images = ImageToolbox()
-    base, overlay, flat = (str(tmp_path / name) for name in ("base.raw", "overlay.qcow2", "other.raw"))
-    for path in (base, flat):
-        Path(path).write_bytes(bytes(MIB))
+    images, tool = ImageToolbox(), QemuImg()
+    base, path = str(tmp_path / "base.raw"), str(tmp_path / "overlay.qcow2")
+    Path(base).write_bytes(bytes(MIB))
+    disk = Disk("vda", "vda", "#block1", base, "raw", (base,), MIB, writable=True)
     assert (await images.version())[0].isdigit()
 
-    await images.create_overlay(overlay, base, "raw", MIB)
-    assert (await images.info(overlay)).backing == base
-    assert [each.path for each in await images.chain(overlay)] == [overlay, base]
-    assert (await images.check(overlay)).is_clean
-    assert 0 < await images.allocated_bytes(overlay) < MIB
-    await images.commit(overlay, base)
-    await images.repoint(overlay, flat, "raw")
-    assert (await images.info(overlay)).backing == flat
-    await images.rebase_onto(overlay, None, None)
-    assert (await images.info(overlay)).backing is None
-    await images.unlink(overlay)
-    assert not await images.exists(overlay)
-    assert await images.free_bytes(str(tmp_path)) > 0
-    assert await images.device_of(str(tmp_path)) == tmp_path.stat().st_dev
+    await images.create_overlay(Overlay(disk, "node", Image(path, "qcow2", base, Origin.CREATED, MIB), "raw"))
+    assert [each.path for each in await tool.chain(path)] == [path, base]
+    assert (await tool.check(path)).is_clean
+    sizes = await images.allocated_bytes([path, base, str(tmp_path / "missing")])
+    assert set(sizes) == {path, base}
+    assert 0 < sizes[path] < MIB
+    await images.merge(Merge(Direction.COMMIT, path, base, None, active=False), "")
+    other = Path(tmp_path, "other.raw")
+    other.write_bytes(bytes(MIB))
+    await images.repoint(path, str(other), "raw")
+    assert (await tool.info(path)).backing == str(other)
+    await images.merge(Merge(Direction.STREAM, path, str(other), None, active=False), "")
+    assert (await tool.info(path)).backing is None
+    await images.unlink(path)
+    assert not await images.exists(path)
+    file_system, free = await images.free_bytes(str(tmp_path))
+    assert file_system == tmp_path.stat().st_dev
+    assert free > 0
 
-    memory, empty = str(tmp_path / "memory"), str(tmp_path / "empty")
-    memory_file = await images.create_memory_file(memory, MIB)
-    os.write(memory_file.fd, b"stream")
-    assert await images.finish_memory_file(memory_file) == len(b"stream")
-    for descriptor in await images.open_memory_file(memory):
-        os.close(descriptor)
-    assert (await images.info(memory)).tags == ("memory",)
-    await images.discard_memory_file(memory_file)
-    assert not await images.exists(memory)
-    await images.create_empty_memory_file(empty)
-    assert (await images.info(empty)).tags == ()
+
+async def test_the_toolbox_makes_containers_of_memory_files(tmp_path: Path) -> None:
+    images, tool = ImageToolbox(), QemuImg()
+    path, empty = str(tmp_path / "memory"), str(tmp_path / "empty")
+
+    memory = await images.create_memory(path, MIB)
+    os.write(memory.descriptor, b"stream")
+    assert await memory.finish() == len(b"stream")
+    images.close_descriptors(*await images.open_container(path))
+    assert (await tool.info(path)).tags == ("memory",)
+    await memory.discard()
+    assert not await images.exists(path)
+    await images.create_container(empty)
+    assert await images.sync_container(empty) > 0
+    assert (await tool.info(empty)).tags == ()
