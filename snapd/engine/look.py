@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What every verb does first: look at QEMU, and make sure that it runs on the images that the state knows."""
 
+import asyncio
 import posixpath
 from collections.abc import Iterable, Mapping
 
@@ -31,8 +32,10 @@ async def look(ports: Ports, definition: DomainDefinition, *, for_saving: bool =
 
 async def refuse_foreign_files(images: Images, paths: Iterable[str]) -> None:
     """Raise ImageInUse for the first of ``paths`` at which there is a file already."""
-    for path in paths:
-        if await images.exists(path):
+    wanted = list(paths)
+    found = await asyncio.gather(*(images.exists(path) for path in wanted))
+    for path, exists in zip(wanted, found, strict=True):
+        if exists:
             raise foreign_file(path)
 
 

@@ -64,8 +64,11 @@ class Qemu(Protocol):
     async def cover(self, overlays: Sequence[Overlay]) -> None:
         """Put each opened overlay on top of its disk, all in one transaction."""
 
-    async def hold(self, disk: Disk, node: str) -> None:
-        """Keep the disk's node open while another takes its place, by a node of its own on it. Undone by ``close_nodes``."""
+    async def hold(self, disk: Disk, node: str) -> bool:
+        """Keep the disk's node open while another takes its place, by a node of its own on it. Undone by ``close_nodes``.
+
+        Returns: whether there was need to, because the node belongs to its device alone.
+        """
 
     async def swap(self, disk: Disk, node: str) -> None:
         """Put ``disk`` on another node. Effects: the guest sees other content at once."""

@@ -56,6 +56,7 @@ class _Reversion:
         self._ports, self._record, self._plan, self._report = ports, record, plan, report
         self._undo = UndoStack(record.name)
         self._paused = False
+        self._held: list[str] = []
 
     async def run(self) -> None:
         await self._store.begin("revert", self._plan.name, self._plan)
@@ -73,11 +74,10 @@ class _Reversion:
             raise
         if self._plan.resume:
             await self._qemu.resume()
-        await self._qemu.detach_memory()
-        await self._qemu.close_nodes([overlay.held for overlay in self._plan.overlays])
+        await self._qemu.close_nodes(self._held)
         tree = self._record.tree.revert_to(self._plan.name)
         reverted = replace(self._record, graph=self._plan.graph(self._record.graph), tree=tree)
-        await commit_and_collect(self._ports, reverted, self._report)
+        await all_done(commit_and_collect(self._ports, reverted, self._report), self._qemu.detach_memory())
         await self._store.end()
 
     async def _open(self) -> None:
@@ -106,9 +106,10 @@ class _Reversion:
             await self._qemu.stop()
         for overlay in plan.overlays:
             # Only now: QEMU 7.2 may abort when a node is added on one that an iothread is using.
-            await self._qemu.hold(overlay.disk, overlay.held)
-            held = partial(self._qemu.close_nodes, [overlay.held])
-            self._undo.push(f"holding disk {overlay.disk.target}", held, in_qemu=True)
+            if await self._qemu.hold(overlay.disk, overlay.held):
+                self._held.append(overlay.held)
+                release = partial(self._qemu.close_nodes, [overlay.held])
+                self._undo.push(f"holding disk {overlay.disk.target}", release, in_qemu=True)
         for overlay in plan.overlays:
             self._undo.push(
                 f"swapping disk {overlay.disk.target}", partial(self._qemu.swap, overlay.disk, overlay.disk.node), in_qemu=True

@@ -11,7 +11,7 @@ What is inside an image is not its subject. Invariants:
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,11 @@ async def device_of(directory: str) -> int:
 async def allocated_bytes(path: str) -> int:
     """Return what the file takes on disk; holes cost nothing. A symbolic link stands for its target."""
     return await asyncio.to_thread(_allocated_bytes, path)
+
+
+async def allocated_bytes_of(paths: Sequence[str]) -> dict[str, int]:
+    """Return what each of the files takes on disk; those that are missing are left out."""
+    return await asyncio.to_thread(lambda: {path: _allocated_bytes(path) for path in paths if _exists(path)})
 
 
 async def exists(path: str) -> bool:

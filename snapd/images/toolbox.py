@@ -4,7 +4,6 @@
 It only puts together ``qemu_img``, ``files`` and ``vmstate``; see ``engine.ports`` for what each method promises.
 """
 
-import asyncio
 import os
 from collections.abc import Sequence
 
@@ -49,9 +48,7 @@ class ImageToolbox:
         return await files.exists(path)
 
     async def allocated_bytes(self, paths: Sequence[str]) -> dict[str, int]:
-        present = [path for path in paths if await files.exists(path)]
-        sizes = await asyncio.gather(*(files.allocated_bytes(path) for path in present))
-        return dict(zip(present, sizes, strict=True))
+        return await files.allocated_bytes_of(paths)
 
     async def free_bytes(self, directory: str) -> tuple[int, int]:
         return await files.device_of(directory), await files.free_bytes(directory)

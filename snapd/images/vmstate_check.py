@@ -60,12 +60,17 @@ def _end_of_state(descriptor: int) -> int:
     last = 0
     for l2_offset in _pointers(descriptor, l1_offset, l1_size):
         if l2_offset:
-            last = max(last, *_pointers(descriptor, l2_offset, cluster_bytes // 8))
+            last = max(last, *_pointers(descriptor, l2_offset, cluster_bytes // 8), 0)
     if not last:
         raise ValueError("an empty memory state")
     return last + cluster_bytes
 
 
 def _pointers(descriptor: int, offset: int, count: int) -> list[int]:
-    """Return the offsets in a table. Raises: struct.error when the file ends before it."""
-    return [entry & _OFFSET_MASK for entry in struct.unpack(f">{count}Q", os.pread(descriptor, 8 * count, offset))]
+    """Return the offsets in a table up to the last one that is not zero. Raises: ValueError when the file ends before it."""
+    table = os.pread(descriptor, 8 * count, offset)
+    if len(table) < 8 * count:
+        raise ValueError("a table that is cut off")
+    # A table has room for 512 GiB and mostly zeros; to look at each of them would take longer than to load the memory.
+    used = -(-len(table.rstrip(b"\0")) // 8)
+    return [entry & _OFFSET_MASK for entry in struct.unpack(f">{used}Q", table[: 8 * used])]

@@ -205,13 +205,15 @@ async def cover(link: Link, overlays: Sequence[Overlay]) -> None:
         raise QemuFailed(error.domain, error.command, text) from error
 
 
-async def hold(link: Link, disk: Disk, node: str) -> None:
+async def hold(link: Link, disk: Disk, node: str) -> bool:
     """Open ``node`` on top of the disk's root, if that belongs to its device alone, as that of a ``-drive`` does.
 
     Such a node has a made-up name and ends when it is swapped; one with a name of its own stays until it is closed.
     """
-    if disk.node.startswith("#"):
-        await link.execute("blockdev-add", driver="raw", node_name=node, read_only=True, file=disk.node)
+    if not disk.node.startswith("#"):
+        return False
+    await link.execute("blockdev-add", driver="raw", node_name=node, read_only=True, file=disk.node)
+    return True
 
 
 async def swap(link: Link, disk: Disk, node: str) -> None:
@@ -232,20 +234,23 @@ async def close_nodes(link: Link, names: Iterable[str]) -> None:
     """
     waiting = list(names)
     for _ in range(_CLOSING_ROUNDS):
-        refused: list[str] = []
-        failure: QemuFailed | None = None
-        for name in waiting:
-            try:
-                await link.execute("blockdev-del", node_name=name)
-            except QemuFailed as error:
-                if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
-                    refused.append(name)
-                    failure = error
+        failures = await asyncio.gather(*(_try_to_close(link, name) for name in waiting))
+        refused = [failure for failure in failures if failure]
         if not refused:
             return
-        if failure and len(refused) == len(waiting):
-            raise failure
-        waiting = refused
+        if len(refused) == len(waiting):
+            raise refused[0]
+        waiting = [name for name, failure in zip(waiting, failures, strict=True) if failure]
+
+
+async def _try_to_close(link: Link, name: str) -> QemuFailed | None:
+    """Close a node. Returns: why it is still there, if it is."""
+    try:
+        await link.execute("blockdev-del", node_name=name)
+    except QemuFailed as error:
+        if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
+            return error
+    return None
 
 
 async def close_unused(link: Link, images: Iterable[str], ours: str) -> None:

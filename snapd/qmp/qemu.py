@@ -98,8 +98,8 @@ class Qemu:
     async def cover(self, overlays: Sequence[Overlay]) -> None:
         await blocks.cover(self._link, overlays)
 
-    async def hold(self, disk: Disk, node: str) -> None:
-        await blocks.hold(self._link, disk, node)
+    async def hold(self, disk: Disk, node: str) -> bool:
+        return await blocks.hold(self._link, disk, node)
 
     async def swap(self, disk: Disk, node: str) -> None:
         await blocks.swap(self._link, disk, node)
