@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from snapd.engine.ports import Ports, Report
-from snapd.engine.undo import connected
+from snapd.engine.undo import all_done, connected
 from snapd.errors import MonitorLost, SnapdError
 from snapd.model.images import Direction, ImageGraph, Merge
 from snapd.model.record import DomainRecord
@@ -52,10 +52,12 @@ async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report,
 
 
 async def _settle(ports: Ports, record: DomainRecord, gone: list[str]) -> None:
-    """Commit, and only then unlink what the committed state does not name any more. Effects: ``gone`` is empty after it."""
-    await ports.store.commit(record)
+    """Commit, and only then unlink what the committed state does not name any more. Effects: ``gone`` is empty after it.
+
+    QEMU closes what it does not use meanwhile, which is harmless whether the commit succeeds or not.
+    """
+    await all_done(ports.store.commit(record), *([ports.qemu.close_unused(gone)] if gone else []))
     if gone:
-        await ports.qemu.close_unused(gone)
         await asyncio.gather(*(ports.images.unlink(path) for path in gone))
         gone.clear()
 
