@@ -40,10 +40,11 @@ async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report
     for name in plan.names:
         graph = graph.unpin(name)
     deleted = replace(record, graph=graph, tree=record.tree.remove(plan.names))
+    before = ports.store.committed
     try:
         await commit_and_collect(ports, deleted, report, plan.memory_paths)
     except SnapdError as error:
-        if ports.store.committed.tree == record.tree and not isinstance(error, MonitorLost):
+        if ports.store.committed is before and not isinstance(error, MonitorLost):
             await ports.store.end()
         raise
     await ports.store.end()

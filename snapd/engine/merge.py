@@ -22,11 +22,11 @@ async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report,
     Args:
         unneeded: files besides images that ``record`` does not name any more.
 
-
     Effects: state committed; files that nothing needs are unlinked; for each merge, in order: images changed, state committed,
     the other file unlinked.
-    Raises: any Failed. It ends between two steps, with a graph that is true; the next collection goes on from there. The intent
-    is removed then, so that it does not block the domain, except after MonitorLost: QEMU may go on with the merge.
+    Raises: any Failed. Where the committed graph is true then, the intent is removed, so that it does not block the domain, and
+    the next collection goes on from there. It stays after MonitorLost, because QEMU may go on with the merge, and when what was
+    done could not be committed: QEMU then runs on images that the state does not know.
     """
     graph = record.graph
     steps = graph.collect(await ports.images.allocated_bytes(list(graph.images)))
@@ -46,7 +46,7 @@ async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report,
     except MonitorLost:
         raise
     except SnapdError:
-        if ports.store.committed.tree == record.tree:
+        if ports.store.committed.graph == graph and ports.store.committed.tree == record.tree:
             await ports.store.end()
         raise
 

@@ -25,7 +25,6 @@ from snapd.errors import (
     Internal,
     Interrupted,
     LimitReached,
-    MonitorLost,
     NotSupported,
     SnapdError,
 )
@@ -293,7 +292,8 @@ class ManagedDomain:
     async def _look_again(self) -> None:
         try:
             disks = await self._qemu.disks()
-        except (DomainUnreachable, MonitorLost):
+        except SnapdError as error:
+            log.info("domain %s: its disks are shown as they were before: %s", self.name, error)
             return
         if self.seen:
             self.seen = replace(self.seen, disks=tuple(disks))
