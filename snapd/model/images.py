@@ -11,7 +11,7 @@ It decides what may be unlinked or merged; it touches no file. Invariants, check
    written either.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -31,11 +31,24 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class Image:
+    """``doomed`` names internal snapshots in it that nothing pins any more and that are still to be deleted."""
+
     path: str
     format: str
     backing: str | None
     origin: Origin
     virtual_size_bytes: int = 0
+    doomed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What an image says of itself; the last two are for what covers it, 0 and False where they do not apply."""
+
+    virtual_size_bytes: int
+    tags: tuple[str, ...]
+    cluster_bytes: int = 0
+    extended_l2: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,14 @@ class Unlink:
     """Remove an image that nothing needs."""
 
     path: str
+
+
+@dataclass(frozen=True)
+class DropTag:
+    """Delete an internal snapshot that nothing pins any more."""
+
+    image: str
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +98,7 @@ class Merge:
         return self.backing if self.direction is Direction.COMMIT else self.overlay
 
 
-Collection = Unlink | Merge
+Collection = Unlink | DropTag | Merge
 
 
 @dataclass(frozen=True)
@@ -163,31 +184,52 @@ class ImageGraph:
         return replace(self, images={**self.images, **{each.path: each for each in images}})
 
     def cover(self, target: str, overlay: Image) -> "ImageGraph":
-        """Make ``overlay`` the active image of ``target``; it backs on any image of the graph."""
-        if overlay.backing not in self.images or overlay.path in self.images:
+        """Make ``overlay`` the active image of ``target``; it backs on any image of the graph.
+
+        One that covers the active image is as large as that, which may have grown since it was learned.
+        """
+        covered = self.images.get(overlay.backing or "")
+        if covered is None or overlay.path in self.images:
             raise ValueError(f"{overlay.path} cannot cover {overlay.backing}")
-        return replace(self.with_images(overlay), active={**self.active, target: overlay.path})
+        if covered.path == self.active.get(target):
+            covered = replace(covered, virtual_size_bytes=overlay.virtual_size_bytes)
+        return replace(self.with_images(covered, overlay), active={**self.active, target: overlay.path})
 
     def pin(self, snapshot: str, pins: Mapping[str, Pin]) -> "ImageGraph":
         return replace(self, pins={**self.pins, snapshot: dict(pins)})
 
-    def unpin(self, snapshot: str) -> "ImageGraph":
-        return replace(self, pins={name: by_target for name, by_target in self.pins.items() if name != snapshot})
+    def unpin(self, *snapshots: str) -> "ImageGraph":
+        """Forget what ``snapshots`` need; internal ones are from then on to be deleted."""
+        graph = self
+        for pin in (pin for name in snapshots for pin in self.pins.get(name, {}).values() if pin.tag):
+            graph = graph.doom(pin.image, pin.tag)
+        return replace(graph, pins={name: by_target for name, by_target in self.pins.items() if name not in snapshots})
+
+    def doom(self, path: str, tag: str) -> "ImageGraph":
+        """Leave the internal snapshot ``tag`` in ``path``, which nothing pins, to be deleted."""
+        image = self.images[path]
+        return self.with_images(replace(image, doomed=(*image.doomed, tag)))
+
+    def go_to(self, target: str, path: str, virtual_size_bytes: int) -> "ImageGraph":
+        """Make ``path``, an image of the graph to which an internal snapshot was applied, the active image of ``target``."""
+        applied = replace(self.images[path], virtual_size_bytes=virtual_size_bytes)
+        return replace(self.with_images(applied), active={**self.active, target: path})
 
     def apply(self, step: Collection) -> "ImageGraph":
         """Return the graph after ``step``, which ``collect`` has proposed."""
         if isinstance(step, Unlink):
             return replace(self, images={path: each for path, each in self.images.items() if path != step.path})
+        if isinstance(step, DropTag):
+            image = self.images[step.image]
+            return self.with_images(replace(image, doomed=tuple(tag for tag in image.doomed if tag != step.tag)))
         if step.direction is Direction.STREAM:
-            kept = replace(self.images[step.overlay], backing=step.below)
-            images = {**self.images, kept.path: kept}
-            del images[step.backing]
-            return replace(self, images=images)
+            streamed = self.with_images(replace(self.images[step.overlay], backing=step.below))
+            return streamed.apply(Unlink(step.backing))
 
         def moved(path: str) -> str:
             return step.backing if path == step.overlay else path
 
-        size = max(self.images[step.overlay].virtual_size_bytes, self.images[step.backing].virtual_size_bytes)
+        size = self.images[step.overlay].virtual_size_bytes
         images = {
             path: replace(each, backing=moved(each.backing) if each.backing else None)
             for path, each in self.images.items()
@@ -203,20 +245,22 @@ class ImageGraph:
             },
         )
 
-    def collect(self, allocated_bytes: Mapping[str, int]) -> list[Collection]:
+    def collect(self, allocated_bytes: Mapping[str, int], opened: Container[str] = ()) -> list[Collection]:
         """Return, in order, what brings the graph to rest: no image left that is neither needed nor a shared layer.
 
         Args:
             allocated_bytes: what each image occupies, by path; a merge runs in the direction that copies less.
+            opened: the images that a QEMU has open. A frozen one of them is open for reading only, so an internal snapshot in
+                it stays doomed until that changes.
         """
         steps: list[Collection] = []
         graph = self
-        while step := graph._next_step(allocated_bytes):
+        while step := graph._next_step(allocated_bytes, opened):
             steps.append(step)
             graph = graph.apply(step)
         return steps
 
-    def _next_step(self, allocated_bytes: Mapping[str, int]) -> Collection | None:
+    def _next_step(self, allocated_bytes: Mapping[str, int], opened: Container[str]) -> Collection | None:
         garbage = [
             image
             for _, image in sorted(self.images.items())
@@ -228,6 +272,9 @@ class ImageGraph:
         for image in garbage:
             if image.origin is Origin.CREATED and not self.dependents(image.path):
                 return Unlink(image.path)
+        for path, image in sorted(self.images.items()):
+            if image.doomed and not (path in opened and self.is_frozen(path)):
+                return DropTag(path, image.doomed[0])
         for image in garbage:
             above = self.dependents(image.path)
             if len(above) == 1 and (merge := self._merge(image, self.images[above[0]], allocated_bytes)):
@@ -235,7 +282,8 @@ class ImageGraph:
         return None
 
     def _merge(self, backing: Image, overlay: Image, allocated_bytes: Mapping[str, int]) -> Merge | None:
-        can_commit = overlay.origin is Origin.CREATED
+        # A commit never shrinks the backing image: the end of a larger one would show behind that of the overlay.
+        can_commit = overlay.origin is Origin.CREATED and overlay.virtual_size_bytes >= backing.virtual_size_bytes
         can_stream = backing.origin is Origin.CREATED
         if not can_commit and not can_stream:
             return None
@@ -249,8 +297,3 @@ class ImageGraph:
             active=self.is_active(overlay.path),
             repoint=tuple(self.dependents(overlay.path)) if commits else (),
         )
-
-
-def graph_of_chain(target: str, chain: tuple[Image, ...]) -> ImageGraph:
-    """Return the graph of one disk that no snapshot knows yet; ``chain`` is top first."""
-    return ImageGraph(images={each.path: each for each in chain}, active={target: chain[0].path})

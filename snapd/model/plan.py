@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from snapd.model.domain import Disk, Machine
+from snapd.model.domain import Disk, DomainState, Machine
 from snapd.model.images import Collection, Image, ImageGraph, Pin
-from snapd.model.snapshot import SaveMethod, SnapshotType
+from snapd.model.snapshot import RevertState, SaveMethod, SnapshotType
 from snapd.model.tree import Scope
 
 CHAIN_LIMIT = 64
@@ -25,26 +25,36 @@ class Live(StrEnum):
     NO = "no"
 
 
-class RevertState(StrEnum):
-    AS_TAKEN = "as-taken"
-    RUNNING = "running"
-    PAUSED = "paused"
+class Quiesce(StrEnum):
+    """Whether file systems are frozen for a disk-only snapshot: where an agent answers, always, or never."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    NO = "no"
 
 
 @dataclass(frozen=True)
 class CreateRequest:
+    """``memory`` of None means: where there is a guest whose memory could be saved."""
+
     name: str
     description: str = ""
     type: SnapshotType = SnapshotType.ANY
-    memory: bool = True
+    memory: bool | None = None
     disks: Mapping[str, str] = field(default_factory=dict)
     live: Live = Live.AUTO
+    quiesce: Quiesce = Quiesce.AUTO
 
 
 @dataclass(frozen=True)
 class RevertRequest:
+    """``undo`` keeps what the revert discards as an undo point, with ``undo_memory`` the guest's memory too."""
+
     name: str
     state: RevertState = RevertState.AS_TAKEN
+    undo: bool = True
+    undo_memory: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,17 +65,29 @@ class DeleteRequest:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A new image to make and the disk that it becomes the active image of; ``node`` is what QEMU will call it."""
+    """A new image to make and the disk that it becomes the active image of; ``node`` is what QEMU will call it.
+
+    With ``copy_of`` it is not empty but holds the content of that internal snapshot.
+    """
 
     disk: Disk
     node: str
     image: Image
     backing_format: str
+    copy_of: Pin | None = None
 
     @property
     def held(self) -> str:
         """What QEMU calls the node that keeps the disk's old one open."""
         return f"{self.node}-held"
+
+
+@dataclass(frozen=True)
+class Tag:
+    """An internal snapshot called ``name`` to make in the active image of ``disk``."""
+
+    disk: Disk
+    name: str
 
 
 @dataclass(frozen=True)
@@ -78,46 +100,129 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class Parking:
+    """An image to close and to open again, as the active image of ``disk`` and as ``node``; the disk is parked meanwhile."""
+
+    disk: Disk
+    node: str
+    image: Image
+
+    @property
+    def held(self) -> str:
+        """What QEMU calls the node that keeps the disk's old one open."""
+        return f"{self.node}-held"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the disk runs on that image already."""
+        return self.disk.image == self.image.path
+
+
+@dataclass(frozen=True)
+class Application(Parking):
+    """An internal snapshot to apply to the image that holds it, while the disk is parked.
+
+    ``keep`` is the internal snapshot that keeps the present content of the image first; it is empty where nothing needs that.
+    """
+
+    tag: str
+    keep: str
+    virtual_size_bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A memory file to make; ``largest_stream_bytes`` bounds what QEMU will write into it."""
+
+    path: str
+    largest_stream_bytes: int
+    method: SaveMethod
+    method_reason: str = ""
+
+
+@dataclass(frozen=True)
 class CreatePlan:
-    """``largest_stream_bytes`` bounds what QEMU will write into ``memory_path``."""
+    """``left_out`` says of each disk that takes no part why not; ``notes`` are sentences for whoever asked.
+
+    ``linked`` are disks whose images QEMU has opened through links that are about to move. QEMU opens an image that is covered
+    by its name again, for reading only and later for writing, so it must not be a name that stands for another image by then.
+    """
 
     name: str
     description: str
+    state: DomainState
+    linked: tuple[Parking, ...]
     overlays: tuple[Overlay, ...]
-    memory_path: str
-    largest_stream_bytes: int
-    method: SaveMethod
-    method_reason: str
-    running: bool
-    machine: Machine
+    tags: tuple[Tag, ...]
+    left_out: Mapping[str, str]
+    memory: MemoryPlan | None
+    quiesce: Quiesce
+    machine: Machine | None
+    follows_active: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pauses(self) -> bool:
+        """Whether the guest has to be stopped for a moment."""
+        return self.memory is not None and self.state is DomainState.RUNNING
 
     def graph(self, before: ImageGraph) -> ImageGraph:
-        """Return the graph with the overlays on top and the images they cover pinned."""
+        """Return the graph with the overlays on top, and pinned what they cover and what was tagged."""
         graph = before
         for overlay in self.overlays:
             graph = graph.cover(overlay.disk.target, overlay.image)
-        return graph.pin(self.name, {overlay.disk.target: Pin(overlay.disk.image) for overlay in self.overlays})
+        pins = {overlay.disk.target: Pin(overlay.disk.image) for overlay in self.overlays}
+        return graph.pin(self.name, pins | {tag.disk.target: Pin(tag.disk.image, tag.name) for tag in self.tags})
+
+
+@dataclass(frozen=True)
+class UndoPoint:
+    """What a revert keeps of the present: of each disk its pin, by target, and its size; memory where that was asked for."""
+
+    name: str
+    pins: Mapping[str, Pin]
+    virtual_sizes: Mapping[str, int]
+    memory: MemoryPlan | None
 
 
 @dataclass(frozen=True)
 class RevertPlan:
-    """``openings`` come before the overlays, bottom first; ``backing_nodes`` gives each overlay's backing node by target."""
+    """``openings`` come before the overlays, bottom first; ``backing_nodes`` gives each overlay's backing node by target.
+
+    With ``memory_path`` that is loaded; else a guest there is, is reset. ``later`` is what the domain does once its memory can
+    be loaded, which waits until it runs. ``dropped`` names the undo points of earlier reverts, which end with this one.
+    """
 
     name: str
+    state: DomainState
     overlays: tuple[Overlay, ...]
     openings: tuple[Opening, ...]
     backing_nodes: Mapping[str, str]
+    applications: tuple[Application, ...]
     memory_path: str
-    was_running: bool
     resume: bool
+    later: RevertState | None
+    machine: Machine | None
+    undo: UndoPoint | None
+    dropped: tuple[str, ...]
     after: tuple[Collection, ...]
+    notes: tuple[str, ...] = ()
 
     def graph(self, before: ImageGraph) -> ImageGraph:
-        """Return the graph with the new overlays active; those they replace are left to be collected."""
+        """Return the graph with the disks on the snapshot and the present pinned by the undo point, if there is one.
+
+        What the disks leave and nothing needs is left to be collected.
+        """
         graph = before
+        if self.undo:
+            graph = graph.pin(self.undo.name, self.undo.pins)
         for overlay in self.overlays:
             graph = graph.cover(overlay.disk.target, overlay.image)
-        return graph
+        for each in self.applications:
+            graph = graph.go_to(each.disk.target, each.image.path, each.virtual_size_bytes)
+            if each.keep and not self.undo:
+                graph = graph.doom(each.image.path, each.keep)
+        return graph.unpin(*self.dropped)
 
 
 @dataclass(frozen=True)
@@ -127,6 +232,15 @@ class DeletePlan:
     names: tuple[str, ...]
     memory_paths: tuple[str, ...]
     after: tuple[Collection, ...]
+    notes: tuple[str, ...] = ()
 
 
-Plan = CreatePlan | RevertPlan | DeletePlan
+@dataclass(frozen=True)
+class TidyPlan:
+    """What earlier operations had to leave, to be collected now."""
+
+    after: tuple[Collection, ...]
+    notes: tuple[str, ...] = ()
+
+
+Plan = CreatePlan | RevertPlan | DeletePlan | TidyPlan

@@ -6,10 +6,11 @@ Not here: how it is made durable (``state.store``).
 
 import posixpath
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from snapd.model.domain import Disk, DomainDefinition
+from snapd.model.domain import Disk, DomainDefinition, no_external, no_internal
 from snapd.model.images import Image, ImageGraph, Origin
+from snapd.model.snapshot import RevertState
 from snapd.model.tree import SnapshotTree
 
 LONGEST_STEM_BYTES = 50
@@ -17,18 +18,30 @@ LONGEST_STEM_BYTES = 50
 
 
 @dataclass(frozen=True)
+class PendingRevert:
+    """A revert of a domain that was shut off, to a snapshot whose memory is loaded when QEMU runs again."""
+
+    name: str
+    state: RevertState
+
+
+@dataclass(frozen=True)
 class DomainRecord:
+    """``follows_active`` is whether QEMU was last started on the images that we named as active."""
+
     name: str
     uuid: str
     graph: ImageGraph = field(default_factory=ImageGraph)
     tree: SnapshotTree = field(default_factory=SnapshotTree)
+    pending: PendingRevert | None = None
+    follows_active: bool = False
 
     @property
     def protects_nothing(self) -> bool:
         """Whether no snapshot and no image of ours depends on what QEMU has open, so that the user may change it freely."""
         return not self.tree.snapshots and all(image.origin is not Origin.CREATED for image in self.graph.images.values())
 
-    def learn(self, disks: Iterable[Disk], formats: Mapping[str, str]) -> "DomainRecord":
+    def learn(self, disks: Iterable[Disk], formats: Mapping[str, str], *, follows_active: bool) -> "DomainRecord":
         """Return the record with each eligible disk that it does not know yet; ``formats`` gives each image's format.
 
         The image a disk runs on now becomes the one that the domain was defined with; what that backs on is foreign.
@@ -50,7 +63,7 @@ class DomainRecord:
             unknown = [image for image in chain if image.path not in graph.images]
             graph = graph.with_images(*unknown)
             graph = ImageGraph(graph.images, {**graph.active, disk.target: disk.image}, graph.pins)
-        return DomainRecord(self.name, self.uuid, graph, self.tree)
+        return replace(self, graph=graph, follows_active=follows_active)
 
     def drift(self, definition: DomainDefinition, disks: Iterable[Disk]) -> str:
         """Return how the images that QEMU has open differ from those expected, or nothing where they agree."""
@@ -67,9 +80,8 @@ class DomainRecord:
                     "start QEMU with that image"
                 )
         for target, path in self.graph.active.items() if not self.protects_nothing else ():
+            # One that was unplugged is for the revert that needs it to refuse.
             if target not in present:
-                if any(target in pins for pins in self.graph.pins.values()):
-                    return f"disk {target}, which its snapshots include, is missing"
                 continue
             disk = present[target]
             expected = [image.path for image in self.graph.chain(path)]
@@ -89,6 +101,24 @@ class DomainRecord:
                     f"{' on '.join(disk.chain[1:]) or 'nothing'}"
                 )
         return ""
+
+    def remembered_disks(self) -> tuple[Disk, ...]:
+        """Return the disks as far as they are known without QEMU and without looking at their images."""
+        return tuple(
+            Disk(
+                target=target,
+                device="",
+                node="",
+                image=path,
+                format=self.graph.images[path].format,
+                chain=tuple(each.path for each in self.graph.chain(path)),
+                virtual_size_bytes=self.graph.images[path].virtual_size_bytes,
+                writable=True,
+                no_internal=no_internal(self.graph.images[path].format),
+                no_external=no_external(path),
+            )
+            for target, path in self.graph.active.items()
+        )
 
     def defined_image(self, target: str) -> str:
         """Return the image that disk ``target`` was defined with."""

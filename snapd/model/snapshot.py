@@ -8,13 +8,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from snapd.model.domain import Machine
+from snapd.model.domain import DomainState, Machine
 
 
 class SnapshotType(StrEnum):
+    """Of a snapshot that was taken, ``ANY`` stands for disks of both kinds."""
+
     ANY = "any"
     INTERNAL = "internal"
     EXTERNAL = "external"
+
+
+class Consistency(StrEnum):
+    """``FULL`` has memory, ``QUIESCED`` file systems that were frozen, and of ``OFFLINE`` the guest was shut off."""
+
+    FULL = "full"
+    QUIESCED = "quiesced"
+    CRASH_CONSISTENT = "crash-consistent"
+    OFFLINE = "offline"
+
+
+class RevertState(StrEnum):
+    """What a domain does after a revert."""
+
+    AS_TAKEN = "as-taken"
+    RUNNING = "running"
+    PAUSED = "paused"
 
 
 class SaveMethod(StrEnum):
@@ -26,7 +45,10 @@ class SaveMethod(StrEnum):
 
 @dataclass(frozen=True)
 class SnapshotDisk:
-    """One disk of a snapshot; ``overlay`` is the image that covered the disk's image when the snapshot was taken."""
+    """One disk of a snapshot; ``overlay`` is the image that covered the disk's image when the snapshot was taken.
+
+    Of an internal one, ``overlay`` and its format are empty.
+    """
 
     target: str
     overlay: str
@@ -46,15 +68,17 @@ class MemoryState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot, as taken. ``running`` tells whether the guest ran then; times are microseconds, ``created`` since the epoch.
+    """A snapshot, as taken. ``state`` is that of its domain then; times are microseconds, ``created`` since the epoch.
 
-    ``foreign`` holds what a file of this snapshot says that we have no word for; it is kept and written back.
+    ``left_out`` says of each disk that has no part in it why not, by target. One with ``undo`` was made by a revert, of what
+    the revert discarded, and goes with the next revert unless it is ``protected``. ``foreign`` holds what a file of this
+    snapshot says that we have no word for; it is kept and written back.
     """
 
     name: str
     created_usec: int
     type: SnapshotType
-    running: bool
+    state: DomainState
     disks: tuple[SnapshotDisk, ...]
     machine: Machine | None = None
     memory: MemoryState | None = None
@@ -62,4 +86,11 @@ class Snapshot:
     pause_usec: int = 0
     consistency: str = "full"
     parent: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    undo: bool = False
+    protected: bool = False
     foreign: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def running(self) -> bool:
+        return self.state is DomainState.RUNNING

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapd.model.domain import DomainState
 from snapd.model.snapshot import Snapshot, SnapshotType
 from snapd.model.tree import Scope, SnapshotTree
 
@@ -13,7 +14,7 @@ picks = st.integers(0, 999)
 
 
 def _snapshot(name: str, created_usec: int = 0) -> Snapshot:
-    return Snapshot(name, created_usec, SnapshotType.EXTERNAL, running=True, disks=())
+    return Snapshot(name, created_usec, SnapshotType.EXTERNAL, DomainState.RUNNING, disks=())
 
 
 @st.composite

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from snapd.model.domain import Disk, Machine
+from snapd.model.domain import Disk, DomainState, Inspection, Machine, no_external, no_internal
 
 MACHINE = Machine("pc-q35-7.2", 1 << 30, 2, ("/machine/unattached/device[1]", "net0", "disk0"))
 
@@ -36,8 +36,35 @@ def test_one_of_two_devices_alike_is_missed() -> None:
     assert both.difference(replace(both, devices=("virtio-blk",))) == "its device virtio-blk is missing"
 
 
-def test_a_disk_with_an_obstacle_is_not_eligible() -> None:
+@pytest.mark.parametrize(
+    ("obstacle", "no_internal", "no_external", "reason"),
+    [
+        ("", "", "", ""),
+        ("", "raw", "", ""),
+        ("", "", "a block device", ""),
+        ("it has no medium", "", "", "it has no medium"),
+        ("it has no medium", "raw", "a block device", "it has no medium"),
+        ("", "raw", "a block device", "a block device, and raw"),
+    ],
+)
+def test_a_disk_is_eligible_that_can_have_a_snapshot_of_any_kind(
+    obstacle: str, no_internal: str, no_external: str, reason: str
+) -> None:
     disk = Disk("vda", "/machine/x", "#block1", "/images/a.qcow2", "qcow2", ("/images/a.qcow2",), 1 << 30, writable=True)
 
-    assert disk.eligible
-    assert not replace(disk, obstacle="it has no medium").eligible
+    disk = replace(disk, obstacle=obstacle, no_internal=no_internal, no_external=no_external)
+
+    assert (disk.eligible, disk.reason) == (not reason, reason)
+
+
+def test_formats_and_places_that_rule_out_a_kind() -> None:
+    assert (no_internal("qcow2"), no_external("/images/dev/a.raw")) == ("", "")
+    assert no_internal("raw") == "its format raw has no internal snapshots"
+    assert no_external("/dev/vg/a") == "it lies on the block device /dev/vg/a, beside which no overlay can lie"
+
+
+@pytest.mark.parametrize("state", DomainState)
+def test_what_is_seen_tells_whether_there_is_a_guest(state: DomainState) -> None:
+    seen = Inspection(state, "u", None, (), {}, {}, (7, 2, 0))
+
+    assert (seen.running, seen.shut_off) == (state is DomainState.RUNNING, state is DomainState.SHUTOFF)

@@ -1,36 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""Plans to create: what is refused before anything is touched, and what will be done otherwise.
+"""Plans to create: what is refused before anything is touched; memory, file systems, and the length of chains.
 
-Not here: plans to revert and to delete (``test_plan_revert.py``).
+Not here: which disks take part (``test_disk_choice.py``) and what is made for them (``test_plan_disks.py``).
 """
-
-from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
-from snapd.errors import ImageInUse, InvalidName, InvalidOption, NotSupported, Refused, SnapshotExists
-from snapd.model.domain import DiskDefinition, DiskPolicy
-from snapd.model.images import Image, Origin, Pin
-from snapd.model.names import escape_for_file
-from snapd.model.plan import CHAIN_LIMIT, CreateRequest, Live
-from snapd.model.planner import foreign_file, plan_create
+from snapd.errors import InvalidName, InvalidOption, NotSupported, Refused, SnapshotExists
+from snapd.model.domain import DomainDefinition, DomainState
+from snapd.model.plan import CHAIN_LIMIT, CreateRequest, Live, MemoryPlan, Quiesce
+from snapd.model.planner import plan_create
 from snapd.model.snapshot import SaveMethod, SnapshotType
 from tests.unit.planned_domain import (
-    CDROM,
     DEFINITION,
-    LONGEST_NODE_NAME,
     MACHINE,
     MEMORY_DIRECTORY,
-    SIZE,
     TOKEN,
     VDA,
     VDB,
+    WITH_AGENT,
     Domain,
     make_disk,
 )
 
-LONGEST_FILE_NAME_BYTES = 255
+RUNNING, PAUSED, SHUTOFF = DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF
+EXTERNAL, INTERNAL = SnapshotType.EXTERNAL, SnapshotType.INTERNAL
 
 
 # What is refused
@@ -42,20 +36,8 @@ LONGEST_FILE_NAME_BYTES = 255
         (CreateRequest("a/b"), InvalidName, "'a/b' cannot be the name of a snapshot: it has a '/'"),
         (CreateRequest("7"), InvalidName, "'7' cannot be"),
         (CreateRequest("first"), SnapshotExists, "Domain web already has a snapshot 'first'"),
-        (CreateRequest("new", type=SnapshotType.INTERNAL), NotSupported, "An internal snapshot is not possible for domain web"),
-        (CreateRequest("new", memory=False), NotSupported, "A snapshot without memory is not possible for domain web"),
         (CreateRequest("new", disks={"vdx": "external"}), InvalidOption, "names vdx, and domain web has only vda, vdb"),
-        (CreateRequest("new", disks={"vda": "both"}), InvalidOption, "says 'both' for disk vda"),
-        (
-            CreateRequest("new", disks={"vdb": "no"}),
-            NotSupported,
-            "domain web: the guest can write to disk vdb, which would have to be left out because the request says 'no'",
-        ),
-        (
-            CreateRequest("new", disks={"vda": "internal"}),
-            NotSupported,
-            "disk vda, which would have to be left out because this version",
-        ),
+        (CreateRequest("new", disks={"vdb": "no"}), NotSupported, "the guest can write to disk vdb"),
     ],
 )
 def test_a_request_is_refused(request_: CreateRequest, error: type[Refused], culprit: str) -> None:
@@ -69,40 +51,179 @@ def test_a_request_is_refused(request_: CreateRequest, error: type[Refused], cul
 
 
 def test_memory_that_cannot_be_saved_is_refused_with_the_device() -> None:
-    with pytest.raises(NotSupported, match="Saving memory is not possible for domain web: device hostdev0 blocks it"):
-        Domain(VDA).plan(CreateRequest("new"), memory_blocker="device hostdev0 blocks it")
+    blocker = "device hostdev0 blocks it"
+    domain = Domain(VDA)
+
+    with pytest.raises(NotSupported) as refusal:
+        domain.plan(CreateRequest("new"), memory_blocker=blocker)
+
+    assert refusal.value.sentence == (
+        "Saving memory is not possible for domain web: device hostdev0 blocks it; a snapshot of the disks alone is possible, "
+        "with the option memory: false."
+    )
+    assert domain.plan(CreateRequest("new", memory=False), memory_blocker=blocker).memory is None
 
 
-def test_a_writable_disk_that_cannot_take_part_is_refused_by_name() -> None:
-    with pytest.raises(NotSupported, match=r"domain web: the guest can write to disk vdb, .* because its protocol is nbd"):
-        Domain(VDA, replace(VDB, obstacle="its protocol is nbd")).plan(CreateRequest("new"))
+# Memory
 
 
-@pytest.mark.parametrize("policy", [DiskPolicy.NO, DiskPolicy.INTERNAL])
-def test_a_disk_that_its_definition_keeps_out_is_refused_by_name(policy: DiskPolicy) -> None:
-    domain = Domain(VDA, VDB)
-    definition = replace(DEFINITION, disks=(DiskDefinition("vdb", VDB.image, VDB.format, policy),))
+@pytest.mark.parametrize(
+    ("state", "memory", "has_memory", "pauses"),
+    [
+        (RUNNING, None, True, True),
+        (RUNNING, True, True, True),
+        (RUNNING, False, False, False),
+        (PAUSED, None, True, False),
+        (PAUSED, True, True, False),
+        (PAUSED, False, False, False),
+        (SHUTOFF, None, False, False),
+        (SHUTOFF, False, False, False),
+    ],
+)
+def test_memory_is_saved_where_there_is_a_guest_unless_it_is_not_wanted(
+    state: DomainState, memory: bool | None, has_memory: bool, pauses: bool
+) -> None:
+    domain = Domain(VDA)
+    domain.looks(state)
 
-    with pytest.raises(NotSupported, match=f"to disk vdb, .* because its definition says 'snapshot: {policy}'"):
-        plan_create(definition, domain.record, domain.seen, CreateRequest("new"), MEMORY_DIRECTORY, TOKEN)
+    plan = domain.plan(CreateRequest("s", memory=memory))
+
+    assert (plan.memory is not None, plan.machine is not None) == (has_memory, has_memory)
+    assert (plan.state, plan.pauses) == (state, pauses)
 
 
-def test_a_disk_without_obstacle_is_included_whether_named_or_not() -> None:
-    plan = Domain(VDA, VDB).plan(CreateRequest("new", disks={"vda": "external"}))
+def test_memory_of_a_domain_that_is_shut_off_is_refused() -> None:
+    domain = Domain(VDA)
+    domain.looks(SHUTOFF)
 
-    assert [overlay.disk.target for overlay in plan.overlays] == ["vda", "vdb"]
+    with pytest.raises(NotSupported) as refusal:
+        domain.plan(CreateRequest("s", memory=True))
+
+    assert refusal.value.sentence == (
+        "A snapshot with memory is not possible for domain web: it is shut off and has none; leave the option out."
+    )
 
 
-@pytest.mark.parametrize("disks", [{}, {"cd": "no"}])
-def test_a_read_only_disk_is_left_out(disks: Mapping[str, str]) -> None:
-    plan = Domain(VDA, CDROM).plan(CreateRequest("new", disks=disks))
+def test_the_memory_file_has_room_for_all_that_qemu_may_write() -> None:
+    memory = Domain(VDA).plan(CreateRequest("before update")).memory
 
-    assert [overlay.disk.target for overlay in plan.overlays] == ["vda"]
+    assert memory == MemoryPlan(
+        path=f"{MEMORY_DIRECTORY}/before%20update.vmstate.qcow2",
+        largest_stream_bytes=MACHINE.memory_bytes + MACHINE.memory_bytes // 4096 * 16 + (128 << 20),
+        method=SaveMethod.LIVE,
+    )
 
 
-def test_a_read_only_disk_that_was_named_is_refused() -> None:
-    with pytest.raises(NotSupported, match="disk cd is not possible for domain web: it is a CD-ROM"):
-        Domain(VDA, CDROM).plan(CreateRequest("new", disks={"cd": "external"}))
+@pytest.mark.parametrize(
+    ("live", "state", "blocker", "method", "reason"),
+    [
+        (Live.AUTO, RUNNING, "", SaveMethod.LIVE, ""),
+        (Live.REQUIRE, RUNNING, "", SaveMethod.LIVE, ""),
+        (Live.AUTO, RUNNING, "huge pages", SaveMethod.PAUSED, "huge pages"),
+        (Live.NO, RUNNING, "", SaveMethod.PAUSED, "live: no was asked for"),
+        (Live.NO, PAUSED, "", SaveMethod.PAUSED, "live: no was asked for"),
+        (Live.AUTO, PAUSED, "huge pages", SaveMethod.PAUSED, "the domain is paused anyway"),
+        (Live.REQUIRE, PAUSED, "", SaveMethod.PAUSED, "the domain is paused anyway"),
+    ],
+)
+def test_the_method_and_why_it_is_not_live(
+    live: Live, state: DomainState, blocker: str, method: SaveMethod, reason: str
+) -> None:
+    memory = Domain(VDA).plan(CreateRequest("s", live=live), state=state, live_blocker=blocker).memory
+
+    assert memory is not None
+    assert (memory.method, memory.method_reason) == (method, reason)
+
+
+def test_live_that_is_required_and_not_possible_is_refused_with_the_reason() -> None:
+    domain = Domain(VDA)
+
+    with pytest.raises(NotSupported, match="A live snapshot is not possible for domain web: huge pages"):
+        domain.plan(CreateRequest("s", live=Live.REQUIRE), live_blocker="huge pages")
+    # Without memory there is nothing to be saved live.
+    assert domain.plan(CreateRequest("s", live=Live.REQUIRE, memory=False), live_blocker="huge pages").memory is None
+
+
+# Quiesce
+
+
+@pytest.mark.parametrize(
+    ("definition", "state", "memory", "wanted", "quiesce"),
+    [
+        (WITH_AGENT, RUNNING, False, Quiesce.AUTO, Quiesce.AUTO),
+        (WITH_AGENT, RUNNING, False, Quiesce.REQUIRE, Quiesce.REQUIRE),
+        (WITH_AGENT, RUNNING, False, Quiesce.NO, Quiesce.NO),
+        (DEFINITION, RUNNING, False, Quiesce.AUTO, Quiesce.NO),
+        (DEFINITION, RUNNING, False, Quiesce.NO, Quiesce.NO),
+        # A paused guest cannot answer, and one that is shut off has nothing left to write.
+        (WITH_AGENT, PAUSED, False, Quiesce.AUTO, Quiesce.NO),
+        (WITH_AGENT, SHUTOFF, False, Quiesce.AUTO, Quiesce.NO),
+        (WITH_AGENT, SHUTOFF, False, Quiesce.REQUIRE, Quiesce.NO),
+        (DEFINITION, SHUTOFF, False, Quiesce.REQUIRE, Quiesce.NO),
+        # With its memory, what the guest has not written yet is in the snapshot too.
+        (WITH_AGENT, RUNNING, True, Quiesce.AUTO, Quiesce.NO),
+        (WITH_AGENT, RUNNING, True, Quiesce.REQUIRE, Quiesce.NO),
+        (DEFINITION, PAUSED, True, Quiesce.REQUIRE, Quiesce.NO),
+    ],
+)
+def test_file_systems_are_frozen_where_a_running_guest_has_an_agent_and_no_memory_is_saved(
+    definition: DomainDefinition, state: DomainState, memory: bool, wanted: Quiesce, quiesce: Quiesce
+) -> None:
+    domain = Domain(VDA, definition=definition)
+    domain.looks(state)
+
+    assert domain.plan(CreateRequest("s", memory=memory, quiesce=wanted)).quiesce is quiesce
+
+
+@pytest.mark.parametrize(
+    ("definition", "state", "reason"),
+    [
+        (DEFINITION, RUNNING, "its definition names no agent; add 'agent:' with the path of its socket"),
+        (WITH_AGENT, PAUSED, "it is paused, and its agent cannot answer; resume it"),
+        (DEFINITION, PAUSED, "it is paused, and its agent cannot answer; resume it"),
+    ],
+)
+def test_a_freeze_that_is_required_and_not_possible_is_refused(
+    definition: DomainDefinition, state: DomainState, reason: str
+) -> None:
+    domain = Domain(VDA, definition=definition)
+
+    with pytest.raises(NotSupported) as refusal:
+        domain.plan(CreateRequest("s", memory=False, quiesce=Quiesce.REQUIRE), state=state)
+
+    assert refusal.value.sentence == f"Freezing file systems is not possible for domain web: {reason}."
+
+
+# The chain
+
+
+def _with_chain_of(images: int) -> Domain:
+    return Domain(make_disk("vda", "/images/web.qcow2", *(f"/base/{number}.raw" for number in range(images - 1))))
+
+
+@pytest.mark.parametrize(("images", "is_near"), [(1, False), (55, False), (56, True), (63, True)])
+def test_whoever_comes_near_to_the_longest_chain_is_told(images: int, is_near: bool) -> None:
+    notes = _with_chain_of(images).plan(CreateRequest("s", type=EXTERNAL)).notes
+
+    assert CHAIN_LIMIT == 64
+    assert notes == (
+        (f"Disk vda has a chain of {images + 1} images now, and 64 are allowed; deleting snapshots merges them.",)
+        if is_near
+        else ()
+    )
+
+
+def test_the_note_names_the_oldest_snapshot() -> None:
+    domain = Domain(VDB)
+    domain.take("oldest")
+    domain.take("newest")
+
+    plan = plan_create(DEFINITION, domain.record, domain.seen, CreateRequest("s"), MEMORY_DIRECTORY, TOKEN, chain_limit=4)
+
+    assert plan.notes == (
+        "Disk vdb has a chain of 4 images now, and 4 are allowed; deleting snapshots merges them, such as the oldest one, "
+        "'oldest'.",
+    )
 
 
 def test_a_chain_grows_to_the_limit_and_not_beyond() -> None:
@@ -111,106 +232,12 @@ def test_a_chain_grows_to_the_limit_and_not_beyond() -> None:
         domain.take(f"s{number}")
     assert {len(disk.chain) for disk in domain.seen.disks} == {CHAIN_LIMIT, CHAIN_LIMIT - 1}
 
-    with pytest.raises(NotSupported, match=f"disk vda has a chain of {CHAIN_LIMIT} images already"):
+    with pytest.raises(NotSupported) as refusal:
         domain.plan(CreateRequest("new"))
 
-
-# What will be done
-
-
-def test_an_overlay_is_made_for_each_disk_beside_what_it_covers() -> None:
-    domain = Domain(VDA, VDB)
-
-    plan = domain.plan(CreateRequest("before update", description="why"))
-
-    assert (plan.name, plan.description) == ("before update", "why")
-    assert [(each.image, each.backing_format) for each in plan.overlays] == [
-        (Image("/images/web.before%20update.qcow2", "qcow2", "/images/web.qcow2", Origin.CREATED, SIZE), "qcow2"),
-        (Image("/images/data.before%20update.qcow2", "qcow2", "/images/data.raw", Origin.CREATED, SIZE), "raw"),
-    ]
-    assert plan.memory_path == f"{MEMORY_DIRECTORY}/before%20update.vmstate.qcow2"
-    assert plan.machine == MACHINE
-    assert plan.largest_stream_bytes > MACHINE.memory_bytes + MACHINE.memory_bytes // 4096 * 16
-    after = plan.graph(domain.record.graph)
-    assert after.violations() == []
-    assert after.active == {each.disk.target: each.image.path for each in plan.overlays}
-    assert after.pins["before update"] == {"vda": Pin("/images/web.qcow2"), "vdb": Pin("/images/data.raw")}
-
-
-def test_node_names_are_distinct_and_fit_qemu() -> None:
-    many = [make_disk(f"vd{number}", f"/images/{number}.qcow2") for number in range(100)]
-
-    nodes = [overlay.node for overlay in Domain(*many).plan(CreateRequest("s")).overlays]
-
-    assert len(set(nodes)) == 100
-    assert all(TOKEN in node and len(node) <= LONGEST_NODE_NAME for node in nodes)
-
-
-def test_disks_of_the_same_stem_in_one_directory_are_numbered() -> None:
-    domain = Domain(
-        make_disk("vda", "/a/x.qcow2"),
-        make_disk("vdb", "/a/x.raw"),
-        make_disk("vdc", "/a/x.img"),
-        make_disk("vdd", "/b/x.qcow2"),
+    assert refusal.value.sentence == (
+        "One more snapshot is not possible for domain web: disk vda has a chain of 64 images already; delete some first."
     )
-
-    paths = [overlay.image.path for overlay in domain.plan(CreateRequest("s")).overlays]
-
-    assert paths == ["/a/x.s.qcow2", "/a/x.s.2.qcow2", "/a/x.s.3.qcow2", "/b/x.s.qcow2"]
-
-
-def test_overlays_are_named_after_the_defined_image_however_deep() -> None:
-    domain = Domain(VDA)
-    domain.take("one")
-
-    (overlay,) = domain.plan(CreateRequest("two")).overlays
-
-    assert overlay.image.path == "/images/web.two.qcow2"
-    assert overlay.image.backing == "/images/web.one.qcow2"
-
-
-def test_a_path_that_another_image_of_the_domain_has_is_not_taken_again() -> None:
-    domain = Domain(make_disk("vda", "/images/web.qcow2", "/images/web.s.qcow2"))
-
-    (overlay,) = domain.plan(CreateRequest("s")).overlays
-
-    assert overlay.image.path == "/images/web.s.2.qcow2"
-
-
-@pytest.mark.parametrize("name", ["s" * 200, "é" * 100, "😀" * 50])
-@pytest.mark.parametrize("stem", ["x" * 240, "é" * 120, "日" * 80])
-def test_the_longest_names_fit_a_file_name(name: str, stem: str) -> None:
-    plan = Domain(make_disk("vda", f"/images/{stem}.qcow2")).plan(CreateRequest(name))
-
-    for path in (plan.overlays[0].image.path, plan.memory_path):
-        assert len(path.rsplit("/", 1)[1].encode()) <= LONGEST_FILE_NAME_BYTES
-        assert escape_for_file(name) in path
-
-
-@pytest.mark.parametrize(
-    ("live", "running", "blocker", "method", "reason"),
-    [
-        (Live.AUTO, True, "", SaveMethod.LIVE, ""),
-        (Live.REQUIRE, True, "", SaveMethod.LIVE, ""),
-        (Live.AUTO, True, "huge pages", SaveMethod.PAUSED, "huge pages"),
-        (Live.NO, True, "", SaveMethod.PAUSED, "live: no was asked for"),
-        (Live.AUTO, False, "huge pages", SaveMethod.PAUSED, "the domain is paused anyway"),
-        (Live.REQUIRE, False, "", SaveMethod.PAUSED, "the domain is paused anyway"),
-    ],
-)
-def test_the_method_and_why_it_is_not_live(live: Live, running: bool, blocker: str, method: SaveMethod, reason: str) -> None:
-    plan = Domain(VDA).plan(CreateRequest("s", live=live), running=running, live_blocker=blocker)
-
-    assert (plan.method, plan.method_reason, plan.running) == (method, reason, running)
-
-
-def test_live_that_is_required_and_not_possible_is_refused_with_the_reason() -> None:
-    with pytest.raises(NotSupported, match="A live snapshot is not possible for domain web: huge pages"):
-        Domain(VDA).plan(CreateRequest("s", live=Live.REQUIRE), live_blocker="huge pages")
-
-
-def test_a_foreign_file_in_the_way_is_named() -> None:
-    refusal = foreign_file("/images/web.s.qcow2")
-
-    assert isinstance(refusal, ImageInUse)
-    assert refusal.sentence.startswith("/images/web.s.qcow2 exists already")
+    # An internal one makes no chain longer.
+    plan = domain.plan(CreateRequest("new", type=INTERNAL))
+    assert ([tag.disk.target for tag in plan.tags], plan.notes) == (["vdb", "vda"], ())
