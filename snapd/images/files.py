@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""File facts and removal: how much room there is, what a file takes, that a file is gone for good.
+"""Files as such: how much room there is, what a file takes, that one is made whole or not at all, that one is gone for good.
 
 What is inside an image is not its subject. Invariants:
 
 - Nothing here waits for a disk on the event loop.
 - A file that was unlinked stays unlinked after a power failure.
+- A new file is made where nothing was, and no file but that one is removed when it fails.
 - Every ``OSError`` leaves as an error that names the file.
 """
 
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from snapd.errors import ImageInUse, ImageToolFailed, NoSpace
 
@@ -48,6 +49,11 @@ async def exists(path: str) -> bool:
     return await asyncio.to_thread(_exists, path)
 
 
+async def link_targets(paths: Sequence[str]) -> dict[str, str]:
+    """Return where each of ``paths`` that is a symbolic link leads to, as an absolute path and one link far."""
+    return await asyncio.to_thread(lambda: {path: _link_target(path) for path in paths if _is_link(path)})
+
+
 async def unlink_created(path: str) -> None:
     """Remove a file that this service created, durably; one that is missing is fine.
 
@@ -59,6 +65,54 @@ async def unlink_created(path: str) -> None:
 async def sync_file(path: str) -> None:
     """Make the content of a file durable that another process has written."""
     await run_to_end(lambda: _sync_file(path))
+
+
+@asynccontextmanager
+async def new_file(path: str, prepare: Callable[[int], None] = lambda _fd: None) -> AsyncIterator[int]:
+    """Create a file, 0600, for the block to fill through its descriptor; after it file and name are durable.
+
+    Args: ``prepare`` is given the descriptor of the filled file, in a thread, before that is made durable.
+    Raises: ImageInUse when anything has that name, which is then untouched. Nothing is left behind when the block fails.
+    Cancellation: nothing is left behind.
+    """
+    fd = await run_to_end(lambda: create_exclusively(path), undo=lambda made: _take_back(path, made))
+    try:
+        yield fd
+        await run_to_end(lambda: _settle(path, fd, prepare))
+    except BaseException:
+        await run_to_end(lambda: _take_back(path, fd))
+        raise
+    os.close(fd)
+
+
+def like(model: str) -> Callable[[int], None]:
+    """Return what gives a file the owner and the mode of ``model``, with read and write for its owner; blocking.
+
+    Those come on top as ``model`` may be frozen and read-only. The owner stays where the service may not give files away.
+    """
+
+    def hand_over(fd: int) -> None:
+        with named("looking at", model):
+            facts = Path(model).stat()
+        with suppress(PermissionError):
+            os.fchown(fd, facts.st_uid, facts.st_gid)
+        os.fchmod(fd, (facts.st_mode & 0o777) | 0o600)
+
+    return hand_over
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Let a change that is better not cut short come to its end.
+
+    Cancellation: waits for that end before it is passed on; the change is done then, unless it failed.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _end_of(task)
+        task.exception()  # whoever cancelled does not want to know
+        raise
 
 
 async def run_to_end(work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
@@ -143,6 +197,16 @@ def _sync_file(path: str) -> None:
             os.close(descriptor)
 
 
+def _is_link(path: str) -> bool:
+    with named("looking at", path):
+        return Path(path).is_symlink()
+
+
+def _link_target(path: str) -> str:
+    with named("looking at", path):
+        return str(Path(path).parent / Path(path).readlink())
+
+
 def _exists(path: str) -> bool:
     with named("looking at", path):
         return Path(path).exists()
@@ -155,3 +219,22 @@ def _unlink(path: str) -> None:
         except FileNotFoundError:
             return
     sync_directory(str(Path(path).parent))
+
+
+def _settle(path: str, fd: int, prepare: Callable[[int], None]) -> None:
+    with named("creating", path):
+        prepare(fd)
+        os.fsync(fd)
+    sync_directory(str(Path(path).parent))
+
+
+def _take_back(path: str, fd: int) -> None:
+    """Remove the file that we created as ``path``, unless the name now stands for another one."""
+    try:
+        ours = os.fstat(fd)
+        with named("removing", path), suppress(FileNotFoundError):
+            present = Path(path).lstat()
+            if (present.st_dev, present.st_ino) == (ours.st_dev, ours.st_ino):
+                Path(path).unlink()
+    finally:
+        os.close(fd)

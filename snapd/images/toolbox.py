@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """All that the engine needs of images, as one object: the port ``Images``.
 
-It only puts together ``qemu_img``, ``files`` and ``vmstate``; see ``engine.ports`` for what each method promises.
+It only puts together the other modules; see ``engine.ports`` for what each method promises.
 """
 
 import os
 from collections.abc import Sequence
 
-from snapd.images import files, vmstate, vmstate_check
+from snapd.images import files, tag_copy, tags, vmstate, vmstate_check
 from snapd.images.qemu_img import QemuImg
-from snapd.model.images import Direction, Merge
+from snapd.model.images import Direction, ImageFacts, Merge
 from snapd.model.plan import Overlay
 
 
@@ -37,9 +37,36 @@ class ImageToolbox:
     async def version(self) -> str:
         return await self._tool.version()
 
-    async def create_overlay(self, overlay: Overlay) -> None:
-        image = overlay.image
-        await self._tool.create_overlay(image.path, image.backing or "", overlay.backing_format, image.virtual_size_bytes)
+    async def create_overlay(self, overlay: Overlay, report: tag_copy.Report) -> None:
+        disk, image = overlay.disk, overlay.image
+        if overlay.copy_of is not None:
+            await tag_copy.create_copy(self._tool, overlay, overlay.copy_of, report)
+            return
+        await self._tool.create_overlay(
+            image.path,
+            image.backing or "",
+            overlay.backing_format,
+            image.virtual_size_bytes,
+            cluster_bytes=disk.cluster_bytes,
+            extended_l2=disk.extended_l2,
+        )
+
+    async def look(self, path: str, image_format: str) -> ImageFacts:
+        await self._tool.refuse_written(path)
+        info = await self._tool.info(path, image_format=image_format)
+        return ImageFacts(info.virtual_size_bytes, info.tags, info.cluster_bytes, info.extended_l2)
+
+    async def make_tag(self, path: str, tag: str) -> None:
+        await tags.make_tag(self._tool, path, tag)
+
+    async def apply_tag(self, path: str, tag: str) -> None:
+        await tags.apply_tag(self._tool, path, tag)
+
+    async def drop_tag(self, path: str, tag: str) -> None:
+        await tags.drop_tag(self._tool, path, tag)
+
+    async def link_targets(self, paths: Sequence[str]) -> dict[str, str]:
+        return await files.link_targets(paths)
 
     async def unlink(self, path: str) -> None:
         await files.unlink_created(path)

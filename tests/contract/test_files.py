@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from snapd.errors import ImageToolFailed
+from snapd.errors import ImageInUse, ImageToolFailed
 from snapd.images import files
 from snapd.images.qemu_img import QemuImg
 from snapd.images.toolbox import ImageToolbox
 from snapd.model.domain import Disk
-from snapd.model.images import Direction, Image, Merge, Origin
+from snapd.model.images import Direction, Image, ImageFacts, Merge, Origin, Pin
 from snapd.model.plan import Overlay
+from tests.contract.conftest import StartQemu
+from tests.lab.guest import make_disk
+from tests.lab.images import content, tags, write
+from tests.lab.qemu import GuestDisk
 
 MIB = 1 << 20
 DEADLINE_S = 30
@@ -139,7 +143,7 @@ async def test_the_toolbox_offers_the_life_of_an_overlay_and_of_a_memory_file(tm
     disk = Disk("vda", "vda", "#block1", base, "raw", (base,), MIB, writable=True)
     assert (await images.version())[0].isdigit()
 
-    await images.create_overlay(Overlay(disk, "node", Image(path, "qcow2", base, Origin.CREATED, MIB), "raw"))
+    await images.create_overlay(Overlay(disk, "node", Image(path, "qcow2", base, Origin.CREATED, MIB), "raw"), ignore)
     assert [each.path for each in await tool.chain(path)] == [path, base]
     assert (await tool.check(path)).is_clean
     sizes = await images.allocated_bytes([path, base, str(tmp_path / "missing")])
@@ -159,6 +163,76 @@ async def test_the_toolbox_offers_the_life_of_an_overlay_and_of_a_memory_file(tm
     assert free > 0
 
 
+async def test_the_toolbox_covers_with_what_the_disk_is_like(tmp_path: Path) -> None:
+    images = ImageToolbox()
+    base, path = str(tmp_path / "base.raw"), str(tmp_path / "overlay.qcow2")
+    Path(base).write_bytes(bytes(MIB))
+    disk = Disk("vda", "vda", "#block1", base, "raw", (), MIB, writable=True, cluster_bytes=32 << 10, extended_l2=True)
+
+    await images.create_overlay(Overlay(disk, "node", Image(path, "qcow2", base, Origin.CREATED, MIB), "raw"), ignore)
+
+    assert await images.look(path, "qcow2") == ImageFacts(MIB, (), 32 << 10, extended_l2=True)
+
+
+async def test_the_toolbox_offers_internal_snapshots(tmp_path: Path) -> None:
+    images, tool = ImageToolbox(), QemuImg()
+    path, copy = str(tmp_path / "image.qcow2"), str(tmp_path / "copy.qcow2")
+    await tool.create_new(path, MIB)
+    await images.make_tag(path, "one")
+    write(path, "qcow2", "write -P 1 0 64k")
+    await images.make_tag(path, "two")
+    assert await images.look(path, "qcow2") == ImageFacts(MIB, ("one", "two"), 64 << 10, extended_l2=False)
+
+    disk = Disk("vda", "vda", "#block1", path, "qcow2", (path,), MIB, writable=True)
+    image = Image(copy, "qcow2", path, Origin.CREATED, MIB)
+    heard: list[int] = []
+    overlay = Overlay(disk, "node", image, "qcow2", Pin(path, "one"))
+    await images.create_overlay(overlay, lambda _step, done, _total: heard.append(done))
+    assert heard[-1] == MIB
+    assert content(copy, "qcow2") == bytes(MIB)
+    await images.apply_tag(path, "one")
+    assert content(path, "qcow2") == bytes(MIB)
+    for _ in range(2):
+        await images.drop_tag(path, "one")
+    assert tags(path) == ["two"]
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+async def test_the_toolbox_does_not_look_into_what_qemu_writes(
+    tmp_path: Path, start_qemu: StartQemu, image_format: str
+) -> None:
+    images = ImageToolbox()
+    path = make_disk(tmp_path / f"disk.{image_format}", image_format)
+    facts = await images.look(str(path), image_format)
+    assert facts == ImageFacts(MIB, (), 64 << 10 if image_format == "qcow2" else 0)
+    qemu = start_qemu(GuestDisk(path, image_format), paused=True)
+
+    with pytest.raises(ImageInUse) as caught:
+        await images.look(str(path), image_format)
+
+    assert str(caught.value) == f"{path} is open in another process, most likely QEMU; shut the domain off first."
+    qemu.stop()
+    assert await images.look(str(path), image_format) == facts
+
+
+async def test_looking_at_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageToolFailed, match="No such file or directory"):
+        await ImageToolbox().look(str(tmp_path / "gone.qcow2"), "qcow2")
+
+
+async def test_link_targets_are_those_of_links_alone(tmp_path: Path) -> None:
+    image, absolute, relative, dangling = (tmp_path / name for name in ("image", "absolute", "relative", "dangling"))
+    image.touch()
+    absolute.symlink_to(image)
+    relative.symlink_to("absolute")
+    dangling.symlink_to(tmp_path / "nothing")
+    asked = [str(each) for each in (image, absolute, relative, dangling, tmp_path / "gone")]
+
+    found = await ImageToolbox().link_targets(asked)
+
+    assert found == {str(absolute): str(image), str(relative): str(absolute), str(dangling): str(tmp_path / "nothing")}
+
+
 async def test_the_toolbox_makes_containers_of_memory_files(tmp_path: Path) -> None:
     images, tool = ImageToolbox(), QemuImg()
     path, empty = str(tmp_path / "memory"), str(tmp_path / "empty")
@@ -173,3 +247,7 @@ async def test_the_toolbox_makes_containers_of_memory_files(tmp_path: Path) -> N
     await images.create_container(empty)
     assert await images.sync_container(empty) > 0
     assert (await tool.info(empty)).tags == ()
+
+
+def ignore(_step: str, _done: int, _total: int) -> None:
+    """Hear a report."""
