@@ -177,11 +177,14 @@ class LimitReached(Refused):
 
 
 class QuiesceFailed(Failed):
+    """File systems were not frozen; or not thawed, and ``may_be_frozen`` is true."""
+
     code = "QuiesceFailed"
 
-    def __init__(self, domain: str, reason: str) -> None:
-        self.domain, self.reason = domain, reason
-        super().__init__(f"The file systems of domain {domain} could not be frozen: {reason}.")
+    def __init__(self, domain: str, reason: str, *, may_be_frozen: bool = False) -> None:
+        self.domain, self.reason, self.may_be_frozen = domain, reason, may_be_frozen
+        done = "thawed for certain" if may_be_frozen else "frozen"
+        super().__init__(f"The file systems of domain {domain} could not be {done}: {reason}.")
 
 
 class MonitorLost(Failed):

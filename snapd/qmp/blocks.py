@@ -1,28 +1,37 @@
 # SPDX-License-Identifier: MIT
-"""Disks and block nodes: what QEMU has open, opening and closing, covering and swapping.
+"""Disks and block nodes: what QEMU has open, opening and closing, covering and tagging, swapping.
 
-Not here: merges (``merges``). Nodes of a ``-drive`` have generated names, and a disk's root node is another one after every
-snapshot and swap: so nodes are asked for each time, and images are known by their paths.
+Not here: merges (``merges``), parking (``internal``), and what a disk is made of (``disks``). Nodes of a ``-drive`` have
+generated names, and a disk's root node is another one after every snapshot and swap: so nodes are asked for each time, and
+images are known by their paths.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from snapd.errors import QemuFailed
 from snapd.model.domain import Disk
-from snapd.model.plan import Opening, Overlay
-from snapd.qmp.link import Link
+from snapd.model.images import Image
+from snapd.model.links import renamed_disk
+from snapd.model.plan import Opening, Overlay, Tag
+from snapd.qmp import process
+from snapd.qmp.disks import Surroundings, disk_of, formats_of
+from snapd.qmp.file_names import PROTOCOLS, path_of
+from snapd.qmp.link import COMMAND_TIMEOUT_S, Link
 
 NODE_PREFIX = "domsnap-"
 """Begins the name of every node that we open."""
 
-FORMATS = frozenset({"raw", "qcow2"})
-_PROTOCOLS = frozenset({"file", "host_device", "host_cdrom", "nbd", "rbd", "nfs", "iscsi", "http", "https", "ssh", "gluster"})
 FLUSH_TIMEOUT_S = 300.0
 """How long a slow disk may take to write down all that the host has cached of an image."""
+
+TAGS_TIMEOUT_S = 300.0
+"""How long a slow disk may take to count every cluster of an image once more, or once less, for an internal snapshot."""
+
+RESIZE_TIMEOUT_S = 60.0
+"""How long a slow disk may take to write a header."""
 
 _CLOSING_ROUNDS = 128
 """More than the longest chain: each round closes at least one node, top first."""
@@ -33,21 +42,40 @@ class BlockView:
     """All that QEMU shows of its blocks.
 
     ``disks`` are those that the guest can see; ``opened`` has the node and the driver of each image that QEMU has open, and
-    ``formats`` the format of each image in the chain of a disk, both by path.
+    ``formats`` the format of each image in the chain of a disk, both by path. ``files`` has the path, or
+    nothing, of each node by its name, those below a format among them, and ``process`` is how QEMU was started.
     """
 
     disks: tuple[Disk, ...]
     opened: Mapping[str, tuple[str, str]]
     formats: Mapping[str, str]
+    files: Mapping[str, str]
+    process: process.Process
 
 
 async def query_blocks(link: Link) -> BlockView:
-    nodes, blocks = await asyncio.gather(link.execute("query-named-block-nodes", flat=True), link.execute("query-block"))
-    by_name = {node["node-name"]: node for node in nodes}
-    return BlockView(
-        disks=tuple(_disk(block, by_name) for block in blocks if block.get("qdev")),
+    nodes, blocks, writers, started = await asyncio.gather(
+        _nodes(link), link.execute("query-block"), _writers(link), process.look(link)
+    )
+    around = Surroundings({node["node-name"]: node for node in nodes}, started.command_line, writers)
+    view = BlockView(
+        disks=tuple(disk_of(block, around) for block in blocks if block.get("qdev")),
         opened=_opened(nodes),
-        formats=_formats(blocks),
+        formats=formats_of(blocks),
+        files={node["node-name"]: path_of(node["file"]) for node in nodes},
+        process=started,
+    )
+    return _renamed(view, link.names) if link.names else view
+
+
+def _renamed(view: BlockView, names: Mapping[str, str]) -> BlockView:
+    """Return the view with images under other names than QEMU's."""
+    return replace(
+        view,
+        disks=tuple(renamed_disk(disk, names) for disk in view.disks),
+        opened={names.get(path, path): node for path, node in view.opened.items()},
+        formats={names.get(path, path): each for path, each in view.formats.items()},
+        files={node: names.get(path, path) for node, path in view.files.items()},
     )
 
 
@@ -58,7 +86,7 @@ async def query_disks(link: Link) -> tuple[Disk, ...]:
 
 async def query_open(link: Link) -> dict[str, tuple[str, str]]:
     """Return the node and the driver of each image that QEMU has open, by path."""
-    return _opened(await link.execute("query-named-block-nodes", flat=True))
+    return {link.names.get(path, path): node for path, node in _opened(await _nodes(link)).items()}
 
 
 async def query_formats(link: Link) -> Mapping[str, str]:
@@ -66,115 +94,65 @@ async def query_formats(link: Link) -> Mapping[str, str]:
     return (await query_blocks(link)).formats
 
 
+async def _nodes(link: Link) -> Sequence[Mapping[str, Any]]:
+    nodes: Sequence[Mapping[str, Any]] = await link.execute("query-named-block-nodes", flat=True)
+    return nodes
+
+
+async def _writers(link: Link) -> Mapping[str, str]:
+    """Return the exports that may write to the node that they offer, in words, by its name.
+
+    QEMU lets one write to the node of a device only where the device shares it, and does not list who writes. So that is looked
+    up in the graph of permissions, which is for debugging: without it each export counts as one that writes.
+    """
+    try:
+        exports = await link.execute("query-block-exports")
+    except QemuFailed:
+        return {}  # before 5.2
+    if not exports:
+        return {}
+    offered = {each["node-name"]: f"the {each['type']} export {each['id']}" for each in exports}
+    try:
+        graph = await link.execute("x-debug-query-block-graph")
+    except QemuFailed:
+        return offered
+    names = {each["id"]: each["name"] for each in graph["nodes"]}
+    unnamed = {each["id"] for each in graph["nodes"] if each["type"] == "block-backend" and not each["name"]}
+    written = {names[each["child"]] for each in graph["edges"] if each["parent"] in unnamed and "write" in each["perm"]}
+    return {node: text for node, text in offered.items() if node in written}
+
+
 def _opened(nodes: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
     return {
         path: (node["node-name"], node["drv"])
         for node in nodes
-        if node["drv"] not in _PROTOCOLS and (path := _path_of(node["file"]))
+        if node["drv"] not in PROTOCOLS and (path := path_of(node["file"]))
     }
 
 
-def _disk(block: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> Disk:
-    inserted = block.get("inserted")
-    if inserted is None:
-        return Disk(_target(block), block["qdev"], "", "", "", (), 0, writable=False, obstacle="it has no medium")
-    node = inserted["node-name"]
-    path = _path_of(inserted["file"])
-    cache = nodes.get(node, {}).get("cache", inserted.get("cache", {}))
-    return Disk(
-        target=_target(block),
-        device=block["qdev"],
-        node=node,
-        image=path,
-        format=inserted["drv"],
-        chain=tuple(_chain(inserted["image"])) if path else (),
-        virtual_size_bytes=inserted["image"]["virtual-size"],
-        writable=not inserted["ro"],
-        obstacle=_obstacle(block, path),
-        cache_direct=cache.get("direct", False),
-        cache_no_flush=cache.get("no-flush", False),
-        detect_zeroes=inserted.get("detect_zeroes", "off"),
-    )
-
-
-def _target(block: Mapping[str, Any]) -> str:
-    """Return what we call the disk: its device's id, else its drive's id, else where QEMU has put the device.
-
-    Never its node's name, which is another one after every snapshot.
-    """
-    device = str(block["qdev"])
-    if not device.startswith("/"):
-        return device
-    _, _, kind, name, *_ = device.split("/")
-    if kind == "peripheral":
-        return name
-    return str(block.get("device") or name)
-
-
-def _obstacle(block: Mapping[str, Any], path: str) -> str:
-    inserted = block["inserted"]
-    if block.get("removable"):
-        return "it is a CD-ROM or floppy"
-    if inserted["ro"]:
-        return "it is read-only"
-    if inserted["drv"] not in FORMATS:
-        return f"its format {inserted['drv']} has no external snapshots here; raw and qcow2 have"
-    if not path:
-        return f"it is not a whole file on this host ({inserted['file']})"
-    if not path.startswith("/"):
-        return f"its path {path} is relative to QEMU's own directory; start QEMU with an absolute path"
-    if path.startswith("/dev/"):
-        return f"it lies on the block device {path}, beside which no overlay can lie"
-    return ""
-
-
-def _chain(image: Mapping[str, Any] | None) -> Iterable[str]:
-    while image:
-        yield _path_of(image["filename"])
-        image = image.get("backing-image")
-
-
-def _path_of(name: str) -> str:
-    """Return the path in a file name as QEMU prints it, or nothing when it is not a file or only a part of one."""
-    if name.startswith("json:"):
-        options = json.loads(name.removeprefix("json:"))
-        while isinstance(options.get("file"), dict):
-            if "offset" in options or "size" in options:
-                return ""
-            options = options["file"]
-        return str(options.get("filename", ""))
-    scheme = name.split(":", 1)[0]
-    if scheme == "file":
-        return name.removeprefix("file:")
-    return "" if ":" in name and scheme in _PROTOCOLS else name
-
-
-def _formats(blocks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the format of each image in the chain of a disk, by path."""
-    found: dict[str, str] = {}
-    for block in blocks:
-        image = block.get("inserted", {}).get("image")
-        while image:
-            found[_path_of(image["filename"])] = image["format"]
-            image = image.get("backing-image")
-    return found
-
-
 async def open_overlay(link: Link, overlay: Overlay, backing_node: str) -> None:
-    """Open an overlay with the cache and zero-detection modes of the disk it is for; QMP does not show the others."""
-    disk = overlay.disk
-    await link.execute_exactly(
-        "blockdev-add",
-        {
-            "driver": overlay.image.format,
-            "node-name": overlay.node,
-            "file": {"driver": "file", "filename": overlay.image.path},
-            "backing": backing_node or None,
-            "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
-            "detect-zeroes": disk.detect_zeroes,
-            "discard": "unmap",
-        },
-    )
+    """Open an overlay with the modes of the disk that it is for."""
+    await open_for(link, overlay.disk, overlay.node, overlay.image, backing=backing_node or None)
+
+
+async def open_for(link: Link, disk: Disk, node: str, image: Image, **backing: str | None) -> None:
+    """Open an image for a disk to write to, in the modes of the disk; ``discard`` where that is not known.
+
+    Args:
+        backing: the node it backs on, or None for nothing; without it, QEMU opens what the image says.
+    """
+    file = {"driver": "file", "filename": image.path}
+    if disk.aio and (disk.aio != "native" or disk.cache_direct):  # QEMU refuses native for what goes through the host's cache
+        file["aio"] = disk.aio
+    options = {
+        "driver": image.format,
+        "node-name": node,
+        "file": file,
+        "cache": {"direct": disk.cache_direct, "no-flush": disk.cache_no_flush},
+        "detect-zeroes": disk.detect_zeroes,
+        "discard": disk.discard or "unmap",
+    }
+    await link.execute_exactly("blockdev-add", options | backing)
 
 
 async def open_image(link: Link, opening: Opening) -> None:
@@ -190,18 +168,26 @@ async def open_image(link: Link, opening: Opening) -> None:
     await link.execute_exactly("blockdev-add", options)
 
 
-async def cover(link: Link, overlays: Sequence[Overlay]) -> None:
-    """Cover all disks in one transaction. Raises: QemuFailed naming the disk; QEMU has rolled all of them back."""
-    actions = [
-        {"type": "blockdev-snapshot", "data": {"node": overlay.disk.node, "overlay": overlay.node}} for overlay in overlays
+async def take(link: Link, overlays: Sequence[Overlay], tags: Sequence[Tag]) -> None:
+    """Cover and tag disks in one transaction. Raises: QemuFailed naming the disk; QEMU has rolled all of it back."""
+    actions: list[dict[str, Any]] = [
+        {"type": "blockdev-snapshot", "data": {"node": each.disk.node, "overlay": each.node}} for each in overlays
+    ]
+    actions += [
+        {"type": "blockdev-snapshot-internal-sync", "data": {"device": each.disk.node, "name": each.name}} for each in tags
     ]
     try:
         if actions:
-            await link.execute("transaction", actions=actions)
+            await link.execute("transaction", TAGS_TIMEOUT_S if tags else COMMAND_TIMEOUT_S, actions=actions)
     except QemuFailed as error:
         # QEMU knows the disk by a name that it made up, or by that of our overlay.
-        disk = next((each.disk.target for each in overlays if {each.disk.node, each.node} & set(error.text.split("'"))), "")
-        text = f"{error.text.rstrip('.')} (disk {disk})" if disk else error.text
+        names = {each.node: each.disk.target for each in overlays}
+        disks = [each.disk for each in overlays] + [each.disk for each in tags]
+        names |= {disk.node: disk.target for disk in disks}
+        target = next(
+            (names[word] for word in error.text.split("'") if word in names), disks[0].target if len(disks) == 1 else ""
+        )
+        text = f"{error.text.rstrip('.')} (disk {target})" if target else error.text
         raise QemuFailed(error.domain, error.command, text) from error
 
 
@@ -217,7 +203,14 @@ async def hold(link: Link, disk: Disk, node: str) -> bool:
 
 
 async def swap(link: Link, disk: Disk, node: str) -> None:
+    """Put the disk's device on another node, and let it see the size of that."""
+    blocks, nodes = await asyncio.gather(link.execute("query-block"), _nodes(link))
+    before = next((each["inserted"] for each in blocks if each.get("qdev") == disk.device and "inserted" in each), None)
+    sizes = {each["node-name"]: each["image"]["virtual-size"] for each in nodes}
     await link.execute("qom-set", path=disk.device, property="drive", value=node)
+    if before and node in sizes and sizes[node] != before["image"]["virtual-size"]:
+        # IDE asks for the size once, and again only when it is told of a change: as by a node being resized to what it has.
+        await link.execute("block_resize", RESIZE_TIMEOUT_S, node_name=node, size=sizes[node])
 
 
 async def flush(link: Link, node: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run state and machine: the plain part of QMP's vocabulary.
+"""Run state, reset and machine: the plain part of QMP's vocabulary.
 
 Not here: blocks (``blocks``), memory (``memory``), jobs (``jobs``).
 """
@@ -8,8 +8,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from snapd.model.domain import Machine
+from snapd.errors import MonitorLost, QemuFailed
+from snapd.model.domain import DomainState, Machine
 from snapd.qmp.link import Link
+
+RESET_TIMEOUT_S = 30.0
+"""A reset takes QEMU milliseconds; a disk that is slow to end its requests makes it wait."""
+
+_LOOK_EVERY_S = 0.2
 
 _DEVICE_PATHS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached")
 
@@ -21,6 +27,10 @@ class Status:
     running: bool
     name: str
 
+    @property
+    def state(self) -> DomainState:
+        return DomainState.RUNNING if self.running else DomainState.PAUSED
+
 
 async def query_status(link: Link) -> Status:
     answer = await link.execute("query-status")
@@ -31,6 +41,24 @@ async def query_status_and_uuid(link: Link) -> tuple[Status, str]:
     """Return the run state, and QEMU's own UUID, which is all zero where none was given."""
     status, uuid = await asyncio.gather(query_status(link), link.execute("query-uuid"))
     return status, str(uuid["UUID"])
+
+
+async def reset(link: Link) -> None:
+    """Reset the guest, whether it runs or not, and wait until that is done.
+
+    Raises: QemuFailed when it is not done in time; MonitorLost, also where QEMU ends instead of resetting, as with
+    ``-no-reboot``.
+    """
+    with link.watch() as events:
+        await link.execute("system_reset")
+        try:
+            async with asyncio.timeout(RESET_TIMEOUT_S):
+                while not any(each["event"] == "RESET" and not each["data"].get("guest") for each in events.events):
+                    if not link.is_up:
+                        raise MonitorLost(link.domain, "system_reset", "QEMU ended instead")
+                    await events.wait(_LOOK_EVERY_S)
+        except TimeoutError as error:
+            raise QemuFailed(link.domain, "system_reset", f"it was not done within {RESET_TIMEOUT_S:g} s") from error
 
 
 async def query_version(link: Link) -> tuple[int, int, int]:

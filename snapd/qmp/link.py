@@ -18,7 +18,7 @@ import socket
 import stat
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,8 @@ class Link:
         self._up = False
         self._shutdown_seen = False
         self._descriptors = asyncio.Lock()
+        self.names: Mapping[str, str] = {}
+        """Other names for images than this QEMU's own."""
 
     @property
     def is_up(self) -> bool:

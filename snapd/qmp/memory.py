@@ -172,24 +172,31 @@ async def attach(link: Link, read_write: int, read_only: int) -> None:
         raise
 
 
-async def detach(link: Link) -> None:
+async def detach(link: Link) -> bool:
     """Close the container, if it is open, and drop its descriptors.
 
-    QEMU 7.2 lets go of descriptors only while the guest runs: those of a guest that stays paused go with the next ones.
+    Returns: whether they are gone. QEMU 7.2 lets go of descriptors only while the guest runs: those of a guest that stays
+        paused go with the next ones.
     """
     try:
         await link.execute("blockdev-del", node_name=CONTAINER_NODE)
     except QemuFailed as error:
         if "Failed to find node" not in error.text and "Cannot find device" not in error.text:
             raise
-    await drop_descriptors(link)
+    return await drop_descriptors(link)
 
 
-async def drop_descriptors(link: Link) -> None:
-    """Drop all descriptor sets that are ours."""
-    for each in await link.execute("query-fdsets"):
-        if any(descriptor.get("opaque") == OWNER for descriptor in each["fds"]):
-            await link.execute("remove-fd", fdset_id=each["fdset-id"])
+async def drop_descriptors(link: Link) -> bool:
+    """Drop all descriptor sets that are ours. Returns: whether they are gone."""
+    ours = await _our_sets(link)
+    for number in ours:
+        await link.execute("remove-fd", fdset_id=number)
+    return not ours or not await _our_sets(link)
+
+
+async def _our_sets(link: Link) -> list[int]:
+    sets = await link.execute("query-fdsets")
+    return [each["fdset-id"] for each in sets if any(one.get("opaque") == OWNER for one in each["fds"])]
 
 
 async def save_paused(link: Link, job: str, tag: str, expected_bytes: int) -> None:

@@ -8,8 +8,8 @@ from itertools import count
 
 from snapd.model.domain import Disk, Inspection
 from snapd.model.images import Merge
-from snapd.model.plan import Opening, Overlay
-from snapd.qmp import blocks, commands, memory, merges
+from snapd.model.plan import Opening, Overlay, Parking, Tag
+from snapd.qmp import blocks, commands, internal, memory, merges, process
 from snapd.qmp.link import EventLog, Link
 
 NODE_PREFIX = blocks.NODE_PREFIX
@@ -28,6 +28,9 @@ class Qemu:
         self._watching = contextlib.ExitStack()
         self._version: tuple[int, int, int] = (0, 0, 0)
         self._attached = False
+        self._has_descriptors = False
+        self._was_loaded = True
+        """Whether memory may have been loaded since the guest last ran; of a QEMU that was there before us it may."""
 
     def _job(self) -> str:
         return f"{NODE_PREFIX}job-{next(self._jobs)}"
@@ -41,8 +44,9 @@ class Qemu:
             blocks.query_blocks(link),
             memory.memory_blocker(link),
         )
+        self._was_loaded = self._was_loaded and not status.running
         return Inspection(
-            running=status.running,
+            state=status.state,
             uuid=uuid,
             machine=machine,
             disks=view.disks,
@@ -51,7 +55,12 @@ class Qemu:
             qemu_version=self._version,
             live_blocker="" if blocked or not for_saving else await memory.live_blocker(link),
             memory_blocker=blocked,
+            open_files=view.process.open_files,
+            follows_active=await process.follows_active(view.process, view.opened),
         )
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        self._link.names = names
 
     async def disks(self) -> Sequence[Disk]:
         return await blocks.query_disks(self._link)
@@ -95,8 +104,17 @@ class Qemu:
             return 0
         return memory.timestamp_usec(resumed) - memory.timestamp_usec(stopped)
 
-    async def cover(self, overlays: Sequence[Overlay]) -> None:
-        await blocks.cover(self._link, overlays)
+    async def take(self, overlays: Sequence[Overlay], tags: Sequence[Tag]) -> None:
+        await blocks.take(self._link, overlays, tags)
+
+    async def drop_tag(self, image: str, tag: str) -> None:
+        await internal.drop_tag(self._link, image, tag)
+
+    async def park(self, parking: Parking) -> None:
+        await internal.park(self._link, parking)
+
+    async def unpark(self, parking: Parking) -> None:
+        await internal.unpark(self._link, parking)
 
     async def hold(self, disk: Disk, node: str) -> bool:
         return await blocks.hold(self._link, disk, node)
@@ -123,17 +141,37 @@ class Qemu:
 
     async def detach_memory(self) -> None:
         if self._attached:
-            await memory.detach(self._link)
+            self._has_descriptors = not await memory.detach(self._link)
             self._attached = False
+        elif self._has_descriptors:
+            self._has_descriptors = not await memory.drop_descriptors(self._link)
 
     async def save_paused(self, tag: str, expected_bytes: int) -> None:
         await memory.save_paused(self._link, self._job(), tag, expected_bytes)
 
+    async def make_loadable(self) -> None:
+        # A flash waits for the guest to run before it writes what was loaded to its image. When memory is loaded again before
+        # that, it waits twice, and QEMU 7.2 ends with a segmentation fault at the next cont.
+        if self._was_loaded and any(disk.is_flash and disk.writable for disk in await self.disks()):
+            await self._link.execute("cont")
+            await self._link.execute("stop")
+            self._was_loaded = False
+
     async def load(self, tag: str, expected_bytes: int) -> None:
+        self._was_loaded = True
         await memory.load(self._link, self._job(), tag, expected_bytes)
 
     async def reset(self) -> None:
-        await self._link.execute("system_reset")
+        started = await process.look(self._link)
+        if not started.command_line.ends_on_reset:
+            await commands.reset(self._link)
+            return
+        # With -no-reboot it would end; QMP does not show that, and takes no other word for a reset.
+        await self._link.execute("set-action", reboot="reset")
+        try:
+            await commands.reset(self._link)
+        finally:
+            await self._link.execute("set-action", reboot="shutdown")
 
     async def merge(self, merge: Merge, report: Report) -> None:
         job = self._job()

@@ -40,7 +40,7 @@ NAMES = {
 
 
 def made(error_class: type[errors.SnapdError]) -> errors.SnapdError:
-    values: dict[Any, Any] = {str: "x", str | None: "x", int: 7, list[str]: ["x"]}
+    values: dict[Any, Any] = {str: "x", str | None: "x", int: 7, bool: True, list[str]: ["x"]}
     return error_class(*(values[each.annotation] for each in inspect.signature(error_class).parameters.values()))
 
 
