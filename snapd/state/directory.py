@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapd.errors import SnapdError, StateDamaged
+from snapd.model.domain import DomainState
 from snapd.model.names import escape_for_file
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import Snapshot, SnapshotType
@@ -63,7 +64,9 @@ def prototype_path(directory: Path, name: str) -> Path:
 
 def placeholder(name: str, parent: str) -> Snapshot:
     """Return what is left of a snapshot without its file: its place in the tree."""
-    return Snapshot(name, created_usec=0, type=SnapshotType.ANY, running=False, disks=(), consistency="", parent=parent)
+    return Snapshot(
+        name, created_usec=0, type=SnapshotType.ANY, state=DomainState.SHUTOFF, disks=(), consistency="", parent=parent
+    )
 
 
 def identity_of(path: Path) -> Identity:
@@ -109,7 +112,14 @@ def find(directory: Path, name: str, uuid: str) -> Found:
                 written[listed] = read
             elif at:
                 prototypes.add(listed)
-    record = DomainRecord(name, uuid, document.graph, SnapshotTree(snapshots, document.current))
+    record = DomainRecord(
+        name=name,
+        uuid=uuid,
+        graph=document.graph,
+        tree=SnapshotTree(snapshots, document.current),
+        pending=document.pending,
+        follows_active=document.follows_active,
+    )
     return Found(record, document, identity, damaged, written, frozenset(prototypes))
 
 

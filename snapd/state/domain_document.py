@@ -4,7 +4,8 @@
 Not here: the snapshots' own words (``snapshot_document``), and where the files lie (``directory``).
 
 - What this file says of parents and pins holds, whatever a snapshot's file says.
-- A graph or a tree that breaks an invariant is neither written nor read.
+- A graph or a tree that breaks an invariant is neither written nor read; nor is an internal snapshot that is pinned and still
+  to be deleted, nor a pending revert to a snapshot that does not exist.
 - What libxl has no part in, and keys that are not known, are kept and written again.
 """
 
@@ -16,8 +17,16 @@ import msgspec
 
 from snapd.errors import StateDamaged
 from snapd.model.images import Image, ImageGraph, Pin
-from snapd.model.record import DomainRecord
-from snapd.state.extension import VERSION, DomainExtension, ImageEntry, ListedSnapshot, PinEntry, read_extension
+from snapd.model.record import DomainRecord, PendingRevert
+from snapd.state.extension import (
+    VERSION,
+    DomainExtension,
+    ImageEntry,
+    ListedSnapshot,
+    PendingEntry,
+    PinEntry,
+    read_extension,
+)
 from snapd.state.libxl_json import EXTENSION_KEY, Document, JsonValue, dumps, parse
 from snapd.state.libxl_snapshot import LibxlDiskFormat
 
@@ -39,6 +48,8 @@ class DomainDocument:
     graph: ImageGraph = field(default_factory=ImageGraph)
     parents: Mapping[str, str] = field(default_factory=dict)
     current: str = ""
+    pending: PendingRevert | None = None
+    follows_active: bool = False
     revised: Mapping[str, str] = field(default_factory=dict)
     foreign: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -46,7 +57,17 @@ class DomainDocument:
 def document_of(record: DomainRecord, revised: Mapping[str, str], foreign: Mapping[str, JsonValue]) -> DomainDocument:
     """Return what the file has to say of ``record``."""
     parents = {name: snapshot.parent for name, snapshot in record.tree.snapshots.items()}
-    return DomainDocument(record.name, record.uuid, record.graph, parents, record.tree.current, revised, foreign)
+    return DomainDocument(
+        name=record.name,
+        uuid=record.uuid,
+        graph=record.graph,
+        parents=parents,
+        current=record.tree.current,
+        pending=record.pending,
+        follows_active=record.follows_active,
+        revised=revised,
+        foreign=foreign,
+    )
 
 
 def write_domain(document: DomainDocument, path: str) -> bytes:
@@ -96,12 +117,15 @@ def _document(document: Document) -> DomainDocument:
             EXTENSION_KEY,
             "version",
         )
+    parents = _parents(document, ours)
     return DomainDocument(
         name=str(info.get("name", "")),
         uuid=str(info.get("uuid", "")),
         graph=_graph(document, ours),
-        parents=_parents(document, ours),
+        parents=parents,
         current=ours.current,
+        pending=_pending(document, ours, parents),
+        follows_active=ours.follows_active,
         revised={each.name: each.revised for each in ours.snapshots if each.revised},
         foreign=document.value,
     )
@@ -112,7 +136,7 @@ def _graph(document: Document, ours: DomainExtension) -> ImageGraph:
     for number, each in enumerate(ours.images):
         if each.path in images:
             raise document.damaged(f"image {each.path!r} stands there twice", EXTENSION_KEY, "images", number)
-        images[each.path] = Image(each.path, each.format, each.backing, each.origin, each.virtual_size)
+        images[each.path] = Image(each.path, each.format, each.backing, each.origin, each.virtual_size, each.doomed)
     pins = {
         each.name: {target: Pin(pin.image, pin.tag) for target, pin in each.pins.items()}
         for each in ours.snapshots
@@ -121,7 +145,25 @@ def _graph(document: Document, ours: DomainExtension) -> ImageGraph:
     graph = ImageGraph(images, ours.active, pins)
     if broken := graph.violations():
         raise document.damaged("; ".join(broken), EXTENSION_KEY)
+    for snapshot, by_target in pins.items():
+        for pin in by_target.values():
+            if pin.tag in images[pin.image].doomed:
+                raise document.damaged(
+                    f"snapshot {snapshot!r} pins internal snapshot {pin.tag!r} in {pin.image}, which is to be deleted",
+                    EXTENSION_KEY,
+                    "images",
+                    list(images).index(pin.image),
+                )
     return graph
+
+
+def _pending(document: Document, ours: DomainExtension, parents: Mapping[str, str]) -> PendingRevert | None:
+    if ours.pending is None:
+        return None
+    if ours.pending.name not in parents:
+        reason = f"the snapshot {ours.pending.name!r} of the pending revert is not in the list"
+        raise document.damaged(reason, EXTENSION_KEY, "pending", "name")
+    return PendingRevert(ours.pending.name, ours.pending.state)
 
 
 def _parents(document: Document, ours: DomainExtension) -> dict[str, str]:
@@ -190,7 +232,8 @@ def _disks(graph: ImageGraph, foreign: list[dict[str, Any]]) -> list[JsonValue]:
 def _ours(document: DomainDocument) -> dict[str, Any]:
     graph = document.graph
     images = [
-        ImageEntry(each.path, each.format, each.origin, each.backing, each.virtual_size_bytes) for each in graph.images.values()
+        ImageEntry(each.path, each.format, each.origin, each.backing, each.virtual_size_bytes, each.doomed)
+        for each in graph.images.values()
     ]
     if foreign_pins := graph.pins.keys() - document.parents.keys():
         raise ValueError(f"what is pinned for {', '.join(sorted(foreign_pins))} belongs to no snapshot")
@@ -198,14 +241,17 @@ def _ours(document: DomainDocument) -> dict[str, Any]:
         ListedSnapshot(name, parent, _pin_entries(graph.pins.get(name)), document.revised.get(name, ""))
         for name, parent in document.parents.items()
     ]
-    extension = DomainExtension(VERSION, document.current, tuple(images), dict(graph.active), tuple(listed))
-    ours = cast("dict[str, Any]", msgspec.to_builtins(extension))
-    for each in ours["snapshots"]:
-        if each["pins"] is None:
-            del each["pins"]
-        if not each["revised"]:
-            del each["revised"]
-    return ours
+    pending = document.pending
+    extension = DomainExtension(
+        version=VERSION,
+        current=document.current,
+        pending=PendingEntry(pending.name, pending.state) if pending else None,
+        follows_active=document.follows_active,
+        images=tuple(images),
+        active=dict(graph.active),
+        snapshots=tuple(listed),
+    )
+    return cast("dict[str, Any]", msgspec.to_builtins(extension))
 
 
 def _pin_entries(pins: Mapping[str, Pin] | None) -> dict[str, PinEntry] | None:

@@ -4,6 +4,7 @@
 Not here: what it means (``snapshot_document``, ``domain_document``).
 
 - A value of another shape is damage with a line; a key that is not known here is none, and is kept by whoever reads.
+- A value at its initial one is left out, as libxl does.
 - A version above ours is read as ours: a later version only adds keys, or it names its own key otherwise.
 """
 
@@ -14,7 +15,7 @@ import msgspec
 
 from snapd.errors import StateDamaged
 from snapd.model.images import Origin
-from snapd.model.snapshot import SaveMethod
+from snapd.model.snapshot import RevertState, SaveMethod
 from snapd.state.libxl_json import EXTENSION_KEY, Document, JsonValue
 
 VERSION = 1
@@ -37,14 +38,17 @@ class MachineEntry(msgspec.Struct, frozen=True):
     devices: tuple[str, ...]
 
 
-class MemoryEntry(msgspec.Struct, frozen=True):
+class MemoryEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     size_bytes: Count
     method: SaveMethod
     method_reason: str = ""
 
 
-class SnapshotExtension(msgspec.Struct, frozen=True):
-    """Of a snapshot file; ``formats`` has only those that libxl has no word for."""
+class SnapshotExtension(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a snapshot file; ``formats`` has only those that libxl has no word for.
+
+    What the domain was doing is not here: libxl has flags for it.
+    """
 
     version: int
     created_usec: Count | None = None
@@ -56,17 +60,21 @@ class SnapshotExtension(msgspec.Struct, frozen=True):
     pins: dict[str, PinEntry] = {}
     virtual_sizes: dict[str, Count] = {}
     formats: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    undo: bool = False
+    protected: bool = False
 
 
-class ImageEntry(msgspec.Struct, frozen=True):
+class ImageEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     path: FilePath
     format: str
     origin: Origin
     backing: FilePath | None = None
     virtual_size: Count = 0
+    doomed: tuple[Name, ...] = ()
 
 
-class ListedSnapshot(msgspec.Struct, frozen=True):
+class ListedSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     """One snapshot of a domain; ``revised`` is what its own file is about to say, until it does."""
 
     name: Name
@@ -75,9 +83,16 @@ class ListedSnapshot(msgspec.Struct, frozen=True):
     revised: str = ""
 
 
-class DomainExtension(msgspec.Struct, frozen=True):
+class PendingEntry(msgspec.Struct, frozen=True):
+    name: Name
+    state: RevertState
+
+
+class DomainExtension(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int
     current: str = ""
+    pending: PendingEntry | None = None
+    follows_active: bool = False
     images: tuple[ImageEntry, ...] = ()
     active: dict[str, FilePath] = {}
     snapshots: tuple[ListedSnapshot, ...] = ()

@@ -7,6 +7,7 @@ one that cannot be read still says that something was begun.
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class IntentRecord(msgspec.Struct, frozen=True):
 
     @classmethod
     def new(cls, operation: str, subject: str, plan: object) -> "IntentRecord":
-        return cls(VERSION, operation, subject, time.time_ns() // 1000, msgspec.to_builtins(plan))
+        """Return the record of an operation that begins now. Raises: TypeError for a plan that has no plain values."""
+        return cls(VERSION, operation, subject, time.time_ns() // 1000, msgspec.to_builtins(plan, enc_hook=_plain))
 
     def with_step(self, name: str) -> "IntentRecord":
         return msgspec.structs.replace(self, begun=(*self.begun, name))
@@ -61,6 +63,13 @@ class IntentRecord(msgspec.Struct, frozen=True):
 
     def shown(self, path: Path) -> Intent:
         return Intent(self.operation, self.subject, self.begun, str(path))
+
+
+def _plain(value: object) -> object:
+    """Return what stands for a value that msgspec has no plain one for."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} is no plain value")
 
 
 def write_intent(path: Path, text: bytes) -> None:

@@ -7,6 +7,8 @@ copies for whoever reads this file alone: ``domain_document`` decides both.
 - What is written reads back as the same value, or is refused before it is written.
 - Keys that are not known, and what libxl says that the model has no word for, come back in ``Snapshot.foreign`` and are
   written again. There, ``disks`` holds them by target and our own key those beside our own.
+- The flags of libxl say what the domain was doing. Memory without a flag is of one that was paused; without both, it was
+  shut off.
 - A file that libxl alone wrote is as good as one of ours.
 """
 
@@ -17,7 +19,7 @@ from typing import Any, cast
 import msgspec
 
 from snapd.errors import StateDamaged
-from snapd.model.domain import Machine
+from snapd.model.domain import DomainState, Machine
 from snapd.model.images import Pin
 from snapd.model.snapshot import MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
 from snapd.state.extension import VERSION, MachineEntry, MemoryEntry, PinEntry, SnapshotExtension, read_extension
@@ -101,7 +103,7 @@ def _from_libxl(libxl: LibxlSnapshot, ours: SnapshotExtension) -> Snapshot:
         name=libxl.name or "",
         created_usec=_created_usec(libxl, ours),
         type=SnapshotType(libxl.type.value),
-        running=libxl.running,
+        state=_state(libxl),
         disks=tuple(_disk_from_libxl(disk, ours) for disk in libxl.disks),
         machine=Machine(machine.type, machine.memory_bytes, machine.cpus, machine.devices) if machine else None,
         memory=memory,
@@ -109,7 +111,16 @@ def _from_libxl(libxl: LibxlSnapshot, ours: SnapshotExtension) -> Snapshot:
         pause_usec=ours.pause_usec,
         consistency=("full" if memory else "crash-consistent") if ours.consistency is None else ours.consistency,
         parent=ours.parent,
+        left_out=ours.left_out,
+        undo=ours.undo,
+        protected=ours.protected,
     )
+
+
+def _state(libxl: LibxlSnapshot) -> DomainState:
+    if libxl.running:
+        return DomainState.RUNNING
+    return DomainState.PAUSED if libxl.paused or libxl.memory else DomainState.SHUTOFF
 
 
 def _created_usec(libxl: LibxlSnapshot, ours: SnapshotExtension) -> int:
@@ -178,7 +189,7 @@ def _plain_libxl(snapshot: Snapshot) -> LibxlSnapshot:
         memory=snapshot.memory.path if snapshot.memory else "",
         type=LibxlSnapshotType(snapshot.type.value),
         running=snapshot.running,
-        paused=not snapshot.running and snapshot.memory is not None,
+        paused=snapshot.state is DomainState.PAUSED,
         disks=tuple(
             LibxlDiskSnapshot(
                 device=disk.target,
@@ -208,6 +219,8 @@ def _extension(document: SnapshotDocument) -> dict[str, Any]:
         pins={target: PinEntry(pin.image, pin.tag) for target, pin in document.pins.items()},
         virtual_sizes={disk.target: disk.virtual_size_bytes for disk in snapshot.disks},
         formats={target: each for target, each in unnamed.items() if each},
+        left_out=dict(snapshot.left_out),
+        undo=snapshot.undo,
+        protected=snapshot.protected,
     )
-    written = cast("dict[str, Any]", msgspec.to_builtins(extension))
-    return {key: each for key, each in written.items() if each is not None and each != {}}
+    return cast("dict[str, Any]", msgspec.to_builtins(extension))

@@ -21,7 +21,7 @@ from snapd.errors import Interrupted, NotSupported, SnapdError, StateDamaged
 from snapd.model.plan import Plan
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import Snapshot
-from snapd.state.active import refresh
+from snapd.state.active import LINKS, refresh
 from snapd.state.atomic import remove_durably, write_atomically
 from snapd.state.directory import DOMAIN_FILE, Found, find, identity_of, placeholder, prototype_path, snapshot_path
 from snapd.state.domain_document import document_of, write_domain
@@ -79,9 +79,19 @@ class Store:
         return (self._intent.title, self._intent.path) if self._intent else None
 
     @property
+    def begun(self) -> tuple[str, ...]:
+        """The steps of the intent that were begun."""
+        return self._intent.begun if self._intent else ()
+
+    @property
     def damaged(self) -> Mapping[str, str]:
         """Why a snapshot's own file could not be read, by name; what the snapshot pins is kept all the same."""
         return dict(self._damaged)
+
+    @property
+    def links_directory(self) -> str:
+        """The absolute path of the directory with the links to the active images, which need not be there yet."""
+        return str((self._directory / LINKS).absolute())
 
     # Changing it
 
@@ -125,8 +135,8 @@ class Store:
             if intent:
                 raise Interrupted(self._committed.name, intent.title, intent.path)
             self._refuse_foreign_change()
-            record = IntentRecord.new(operation, subject, plan)
             try:
+                record = IntentRecord.new(operation, subject, plan)
                 text = record.text()
             except (ValueError, TypeError) as cause:
                 raise NotSupported(

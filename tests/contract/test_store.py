@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,15 +20,16 @@ from typing import Any
 import pytest
 
 from snapd.errors import Interrupted, NoSpace, NotSupported, StateDamaged
-from snapd.model.domain import Machine
+from snapd.model.domain import DomainState, Machine
 from snapd.model.images import Image, ImageGraph, Origin, Pin
 from snapd.model.plan import DeletePlan
-from snapd.model.record import DomainRecord
-from snapd.model.snapshot import MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
+from snapd.model.record import DomainRecord, PendingRevert
+from snapd.model.snapshot import MemoryState, RevertState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
 from snapd.state import atomic
 from snapd.state.directory import prototype_path, snapshot_path
 from snapd.state.libxl_json import loads
 from snapd.state.store import Store
+from tests.lab.domain_values import PLANS
 
 UUID = "5c84adcc-bd59-788a-96d2-195f9b599cfe"
 PLAN = DeletePlan(("a",), ("/m",), ())
@@ -72,12 +73,38 @@ def created(record: DomainRecord, name: str) -> DomainRecord:
         name,
         created_usec=1_700_000_000_000_000 + number,
         type=SnapshotType.EXTERNAL,
-        running=True,
+        state=DomainState.RUNNING,
         disks=tuple(SnapshotDisk(target, path, "qcow2", 1 << 20) for target, path in graph.active.items()),
         machine=Machine("pc", 1 << 30, 2, ("vga",)),
         memory=MemoryState("/m/memory", 5, SaveMethod.LIVE),
     )
     return replace(record, graph=graph, tree=record.tree.add(snapshot))
+
+
+def tagged(record: DomainRecord, name: str) -> DomainRecord:
+    """Return ``record`` after an internal snapshot ``name`` of the domain shut off, without disk vdb."""
+    path = record.graph.active["vda"]
+    snapshot = Snapshot(
+        name,
+        created_usec=1_700_000_000_000_000 + len(record.tree),
+        type=SnapshotType.INTERNAL,
+        state=DomainState.SHUTOFF,
+        disks=(SnapshotDisk("vda", "", "", 1 << 20),),
+        consistency="offline",
+        left_out={"vdb": "the request says 'no' for it"},
+        undo=True,
+    )
+    return replace(record, graph=record.graph.pin(name, {"vda": Pin(path, name)}), tree=record.tree.add(snapshot))
+
+
+def waiting(record: DomainRecord, name: str) -> DomainRecord:
+    """Return ``record`` with a revert to ``name`` that is done when the domain runs again, and QEMU on the active images."""
+    return replace(record, pending=PendingRevert(name, RevertState.PAUSED), follows_active=True)
+
+
+def protected(record: DomainRecord, name: str) -> DomainRecord:
+    told = {**record.tree.snapshots, name: replace(record.tree.snapshots[name], protected=True)}
+    return replace(record, tree=replace(record.tree, snapshots=told))
 
 
 def deleted(record: DomainRecord, name: str) -> DomainRecord:
@@ -139,6 +166,47 @@ async def test_what_is_committed_is_there_when_opened_again(tmp_path: Path) -> N
         "domain.libxl-json",
         "snapshotdata-b.libxl-json",
     ]
+
+
+async def test_everything_that_a_record_holds_is_there_when_opened_again(tmp_path: Path) -> None:
+    both = created(tagged(base(), "in"), "out")
+    steps = [
+        both,
+        waiting(both, "out"),
+        protected(waiting(both, "out"), "in"),
+        replace(protected(both, "in"), follows_active=True),
+        deleted(replace(both, follows_active=True), "in"),
+    ]
+    store = await reopened(tmp_path)
+    for record in steps:
+        await store.commit(record)
+        again = await reopened(tmp_path)
+        assert (again.committed, again.damaged) == (record, {})
+    graph = steps[-1].graph
+    assert [image.doomed for image in graph.images.values() if image.doomed] == [("in",)]
+    await store.commit(replace(steps[-1], graph=graph.apply(graph.collect({})[0])))
+    assert (await reopened(tmp_path)).committed.graph.images == {
+        path: replace(image, doomed=()) for path, image in graph.images.items()
+    }
+
+
+async def test_a_pending_revert_to_what_is_gone_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+    first = waiting(created(base(), "a"), "a")
+    store = await store_of(tmp_path, first)
+    before = contents(tmp_path)
+    with pytest.raises(StateDamaged, match="the snapshot 'a' of the pending revert is not in the list"):
+        await store.commit(deleted(first, "a"))
+    assert contents(tmp_path) == before
+    assert (await reopened(tmp_path)).committed == store.committed == first
+
+
+async def test_the_links_are_where_the_store_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = await reopened(Path("state") / UUID)
+    assert store.links_directory == str(tmp_path / "state" / UUID / "disks")
+    await store.commit(base())
+    links = {each.name: str(each.readlink()) for each in Path(store.links_directory).iterdir()}
+    assert links == {"vda.raw": "/i/a.raw", "vdb.raw": "/i/b.raw"}
 
 
 async def test_files_are_for_nobody_else(tmp_path: Path) -> None:
@@ -370,7 +438,7 @@ async def test_an_intent_is_durable_from_begin_to_end(tmp_path: Path) -> None:
         "version": 1,
         "operation": "delete",
         "subject": "a",
-        "plan": {"names": ["a"], "memory_paths": ["/m"], "after": []},
+        "plan": {"names": ["a"], "memory_paths": ["/m"], "after": [], "notes": []},
         "begun": ["pause", "commit /i/x"],
     }
     for _ in range(2):
@@ -378,6 +446,36 @@ async def test_an_intent_is_durable_from_begin_to_end(tmp_path: Path) -> None:
         assert (store.intent, store.interrupted) == (None, None)
         assert (await reopened(tmp_path)).intent is None
     await store.begin("create", "b", PLAN)
+
+
+def plain(value: object) -> object:
+    """Return what JSON has for a plan, or a part of it."""
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("what", PLANS)
+async def test_any_plan_can_be_written_down_and_every_field_of_it_is_there(tmp_path: Path, what: str) -> None:
+    store = await reopened(tmp_path)
+    await store.begin("create", "s", PLANS[what])
+    await store.step("pause")
+    again = await reopened(tmp_path)
+    assert again.intent == store.intent
+    await again.step("resume")
+    assert loads((tmp_path / "intent.json").read_bytes(), "f")["plan"] == plain(PLANS[what])
+
+
+async def test_a_plan_without_plain_values_is_refused(tmp_path: Path) -> None:
+    store = await reopened(tmp_path)
+    odd: Any = (object(),)
+    with pytest.raises(NotSupported, match=r"its plan cannot be written down \(.* is no plain value\)"):
+        await store.begin("delete", "a", replace(PLAN, names=odd))
+    assert (listing(tmp_path), store.intent) == ([], None)
 
 
 async def test_an_intent_that_another_has_begun_is_seen(tmp_path: Path) -> None:
@@ -574,6 +672,10 @@ CHANGES: Mapping[str, tuple[DomainRecord, DomainRecord]] = {
     "other words": (THIRD, described(THIRD, "a", "b")),
     "all of it": (THIRD, described(created(deleted(THIRD, "a"), "d"), "b", "c")),
     "the same name anew": (THIRD, created(deleted(THIRD, "b"), "b")),
+    "an internal one": (FIRST, tagged(FIRST, "b")),
+    "an internal one fewer": (tagged(FIRST, "b"), deleted(tagged(FIRST, "b"), "b")),
+    "a revert that waits": (FIRST, waiting(FIRST, "a")),
+    "protection, and a revert that waits no longer": (waiting(FIRST, "a"), protected(FIRST, "a")),
 }
 
 

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapd.errors import StateDamaged
-from snapd.model.domain import Machine
+from snapd.model.domain import DomainState, Machine
 from snapd.model.images import Image, ImageGraph, Origin, Pin
-from snapd.model.record import DomainRecord
-from snapd.model.snapshot import MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
+from snapd.model.record import DomainRecord, PendingRevert
+from snapd.model.snapshot import MemoryState, RevertState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
 from snapd.model.tree import SnapshotTree
 from snapd.state.active import environment
 from snapd.state.domain_document import document_of, read_domain, write_domain
+from snapd.state.extension import DomainExtension, SnapshotExtension
 from snapd.state.libxl_json import dumps, loads
 from snapd.state.snapshot_document import SnapshotDocument, read_snapshot, write_snapshot
 
@@ -34,14 +35,21 @@ json_values = st.recursive(
 )
 unknown_keys = st.dictionaries(c_text.map("x-{}".format), json_values, max_size=2)
 pins = st.dictionaries(c_text, st.builds(Pin, paths, c_text), max_size=3)
+
+
+def possible(snapshot: Snapshot) -> Snapshot:
+    """Return ``snapshot`` without its memory if it is of a domain that was shut off."""
+    return replace(snapshot, memory=None) if snapshot.state is DomainState.SHUTOFF else snapshot
+
+
 snapshots = st.builds(
     Snapshot,
     name=c_text,
     created_usec=st.integers(0, (2**64 - 1) * 10**6),
     type=st.sampled_from(SnapshotType),
-    running=st.booleans(),
+    state=st.sampled_from([DomainState.RUNNING, DomainState.PAUSED, DomainState.SHUTOFF]),
     disks=st.lists(
-        st.builds(SnapshotDisk, c_text, c_text, formats, counts), max_size=3, unique_by=lambda disk: disk.target
+        st.builds(SnapshotDisk, c_text, st.just("") | c_text, formats, counts), max_size=3, unique_by=lambda disk: disk.target
     ).map(tuple),
     machine=st.none() | st.builds(Machine, c_text, counts, counts, st.lists(c_text, max_size=3).map(tuple)),
     memory=st.none() | st.builds(MemoryState, paths, counts, st.sampled_from(SaveMethod), c_text),
@@ -49,8 +57,11 @@ snapshots = st.builds(
     pause_usec=counts,
     consistency=c_text,
     parent=c_text,
+    left_out=st.dictionaries(c_text, c_text, max_size=2),
+    undo=st.booleans(),
+    protected=st.booleans(),
     foreign=unknown_keys,
-)
+).map(possible)
 
 
 @st.composite
@@ -66,15 +77,22 @@ def records(draw: st.DrawFn) -> DomainRecord:
         if len(tree) and draw(st.booleans()):
             tree = tree.revert_to(draw(st.sampled_from(sorted(tree.snapshots))))
         name = f"{draw(c_text)}-{number}"
-        covered = dict(graph.active)
-        for target, path in covered.items():
-            graph = graph.cover(target, Image(f"{path}.{number}", "qcow2", path, Origin.CREATED, draw(counts)))
-        graph = graph.pin(name, {target: Pin(path) for target, path in covered.items()})
+        pinned = {}
+        for target, path in graph.active.items():
+            if draw(st.booleans()):
+                pinned[target] = Pin(path, name)
+            else:
+                pinned[target] = Pin(path)
+                graph = graph.cover(target, Image(f"{path}.{number}", "qcow2", path, Origin.CREATED, draw(counts)))
+        graph = graph.pin(name, pinned)
         tree = tree.add(replace(draw(snapshots), name=name))
     if len(tree) and draw(st.booleans()):
         gone = draw(st.sampled_from(sorted(tree.snapshots)))
         tree, graph = tree.remove([gone]), graph.unpin(gone)
-    return DomainRecord(draw(c_text), draw(c_text), graph, tree)
+    pending = None
+    if len(tree) and draw(st.booleans()):
+        pending = PendingRevert(draw(st.sampled_from(sorted(tree.snapshots))), draw(st.sampled_from(RevertState)))
+    return DomainRecord(draw(c_text), draw(c_text), graph, tree, pending, draw(st.booleans()))
 
 
 @given(snapshots, pins)
@@ -115,7 +133,10 @@ def test_a_damaged_text_is_read_or_refused_and_never_more(data: st.DataObject, r
             read(bytes(text), "f")
 
 
-@given(st.dictionaries(st.sampled_from(["version", "images", "active", "snapshots", "current", "pins", "memory"]), json_values))
+OUR_KEYS = sorted({*SnapshotExtension.__struct_fields__, *DomainExtension.__struct_fields__})
+
+
+@given(st.dictionaries(st.sampled_from(OUR_KEYS), json_values))
 def test_any_value_under_our_key_is_read_or_refused(ours: dict[str, Any]) -> None:
     text = dumps({"domsnap": {"version": 1, **ours}})
     for read in (read_domain, read_snapshot):
