@@ -18,7 +18,8 @@ import yaml
 from snapd.errors import InvalidName
 from snapd.model.domain import DiskDefinition, DiskPolicy, DomainDefinition
 from snapd.model.names import check_name
-from snapd.model.plan import CHAIN_LIMIT, Live
+from snapd.model.plan import CHAIN_LIMIT, Live, Quiesce
+from snapd.model.snapshot import SnapshotType
 from snapd.yaml_file import (
     Mistake,
     Section,
@@ -59,6 +60,8 @@ class Limits:
 @dataclass(frozen=True)
 class Timeouts:
     monitor_s: int = 5
+    agent_s: int = 5
+    freeze_s: int = 10
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,10 @@ class Config:
     """The main file; ``snapshots_directory`` is where memory files go, None for the state directory of their domain."""
 
     snapshots_directory: str | None = None
+    type: SnapshotType = SnapshotType.ANY
     live: Live = Live.AUTO
+    quiesce: Quiesce = Quiesce.AUTO
+    undo: bool = True
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
 
@@ -103,22 +109,26 @@ def _read_main(file: YamlFile) -> Config:
     top = file.root(("snapshots", "limits", "timeouts"), later=("monitors",))
     snapshots = top.section("snapshots", ("directory", "live", "type", "undo", "quiesce"), later=("image_directory",))
     limits = top.section("limits", ("jobs", "jobs_per_caller", "chain", "free_bytes"))
-    timeouts = top.section("timeouts", ("monitor",), later=("agent", "freeze", "migrate"))
-    # What this version does anyway may be written down.
-    snapshots.value("type", as_choice("any", "external", later=("internal",)), "any")
-    snapshots.value("undo", as_choice("no", later=("yes",)), "no")
-    snapshots.value("quiesce", as_choice("no", later=("auto", "require")), "no")
+    timeouts = top.section("timeouts", ("monitor", "agent", "freeze"), later=("migrate",))
     default = Limits()
+    waits = Timeouts()
     return Config(
         snapshots_directory=snapshots.value("directory", as_path, "") or None,
+        type=SnapshotType(snapshots.value("type", as_choice(*SnapshotType), SnapshotType.ANY.value)),
         live=Live(snapshots.value("live", as_choice(*Live), Live.AUTO.value)),
+        quiesce=Quiesce(snapshots.value("quiesce", as_choice(*Quiesce), Quiesce.AUTO.value)),
+        undo=snapshots.value("undo", as_choice("yes", "no"), "yes") == "yes",
         limits=Limits(
             jobs=limits.value("jobs", as_count(MOST_JOBS), default.jobs),
             jobs_per_caller=limits.value("jobs_per_caller", as_count(MOST_JOBS), default.jobs_per_caller),
             chain=limits.value("chain", as_count(LONGEST_CHAIN), default.chain),
             free_bytes=limits.value("free_bytes", as_size_bytes, default.free_bytes),
         ),
-        timeouts=Timeouts(monitor_s=timeouts.value("monitor", as_timeout_s, Timeouts().monitor_s)),
+        timeouts=Timeouts(
+            monitor_s=timeouts.value("monitor", as_timeout_s, waits.monitor_s),
+            agent_s=timeouts.value("agent", as_timeout_s, waits.agent_s),
+            freeze_s=timeouts.value("freeze", as_timeout_s, waits.freeze_s),
+        ),
     )
 
 
@@ -150,13 +160,14 @@ def _read_domains(directory: Path) -> tuple[list[DomainDefinition], list[Mistake
 
 def _read_domain(file: YamlFile) -> tuple[DomainDefinition, dict[tuple[str, str], int]]:
     """Return the domain, of use where the file has no mistake, and the lines of what no other domain may have too."""
-    top = file.root(("name", "uuid", "monitor", "disks"), later=("agent", "unit", "owners"))
+    top = file.root(("name", "uuid", "monitor", "agent", "disks"), later=("unit", "owners"))
     name = top.value("name", _as_domain_name, "") if "name" in top.nodes else _name_of_file(file)
     monitor = top.value("monitor", _as_socket_path, "", required=True)
     uuid = top.value("uuid", _as_domain_uuid, "")
-    unique = {"name": name, "uuid": uuid, "monitor": _plain(monitor)}
+    agent = top.value("agent", _as_socket_path, "")
+    unique = {"name": name, "uuid": uuid, "monitor": _plain(monitor), "agent": _plain(agent)}
     claims = {(key, value): top.line_of(key) for key, value in unique.items() if value}
-    return DomainDefinition(name, monitor, uuid, _read_disks(top), str(file.path.absolute())), claims
+    return DomainDefinition(name, monitor, uuid, _read_disks(top), str(file.path.absolute()), agent), claims
 
 
 def _name_of_file(file: YamlFile) -> str:

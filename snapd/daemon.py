@@ -31,11 +31,12 @@ from snapd.errors import ImageToolFailed, StateDamaged
 from snapd.images.toolbox import ImageToolbox
 from snapd.model.domain import DomainDefinition
 from snapd.notify import Notifier
+from snapd.qmp.agent import GuestAgent
 from snapd.qmp.link import Link
 from snapd.qmp.qemu import Qemu
 from snapd.service.host import Host
 from snapd.service.jobs import Jobs
-from snapd.service.managed_domain import Surroundings
+from snapd.service.mutations import Surroundings
 from snapd.service.policy import Policy
 from snapd.service.publisher import Publisher
 from snapd.state.store import Store
@@ -58,9 +59,9 @@ log = logging.getLogger("snapd")
 class HostAdapters:
     """Gives each domain its monitor, its state and the tools for its images."""
 
-    def __init__(self, state_directory: Path, memory_directory: str | None, monitor_timeout_s: float) -> None:
+    def __init__(self, state_directory: Path, memory_directory: str | None, timeouts: config.Timeouts) -> None:
         self._state_directory, self._memory_directory = state_directory, memory_directory
-        self._monitor_timeout_s = monitor_timeout_s
+        self._timeouts = timeouts
         self._opened: dict[str, str] = {}
         self.images = ImageToolbox()
 
@@ -71,8 +72,13 @@ class HostAdapters:
         on_down: Callable[[bool, str], Awaitable[None]],
         on_event: Callable[[Mapping[str, Any]], None],
     ) -> tuple[Link, Qemu]:
-        link = Link(definition.name, definition.monitor, on_up, on_down, on_event, self._monitor_timeout_s)
+        link = Link(definition.name, definition.monitor, on_up, on_down, on_event, self._timeouts.monitor_s)
         return link, Qemu(link)
+
+    def agent(self, definition: DomainDefinition) -> GuestAgent | None:
+        if not definition.agent:
+            return None
+        return GuestAgent(definition.name, definition.agent, self._timeouts.agent_s, self._timeouts.freeze_s)
 
     async def open_store(self, name: str, uuid: str) -> Store:
         owner = self._opened.setdefault(uuid.lower(), name)
@@ -128,7 +134,7 @@ class Service:
         """
         notifier = Notifier.from_environment()
         wire = await Wire.connect(bus_address, receive_limit_bytes=RECEIVE_LIMIT_BYTES)
-        adapters = HostAdapters(self._state_directory, self._settings.snapshots_directory, self._settings.timeouts.monitor_s)
+        adapters = HostAdapters(self._state_directory, self._settings.snapshots_directory, self._settings.timeouts)
         publisher = Publisher()
         jobs = Jobs(publisher, self._settings.limits.jobs, self._settings.limits.jobs_per_caller)
         tool_version = await self._image_tool_version(adapters.images)
@@ -136,10 +142,11 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 spawn = Tasks(tasks)
                 limits = self._settings.limits
-                policy = Policy(limits.free_bytes, limits.chain, self._settings.live)
+                settings = self._settings
+                policy = Policy(limits.free_bytes, limits.chain, settings.live, settings.type, settings.quiesce, settings.undo)
                 host = Host(Surroundings(adapters, jobs, publisher, spawn, policy))
                 authorization = Authorization(wire)
-                verbs = Verbs(authorization, policy.live)
+                verbs = Verbs(authorization, policy)
                 objects = Objects(host, ManagerFace(host, verbs, version("domsnapd"), tool_version), verbs)
                 host.follow(self._definitions)
                 publisher.subscribe(Signals(wire, objects, host).announce)

@@ -19,27 +19,27 @@ from snapd.model.record import DomainRecord
 async def prepare(ports: Ports, definition: DomainDefinition, request: DeleteRequest) -> tuple[DeletePlan, DomainRecord]:
     """Return the plan, and the record that it starts from; nothing is touched.
 
-    Raises: NoSuchSnapshot, DomainDrifted, DomainUnreachable.
+    Raises: NoSuchSnapshot, Protected, DomainDrifted, DomainUnreachable, ImageInUse.
     """
     find_snapshot(ports.store.committed, request.name)
-    _, record = await look(ports, definition)
+    seen, record = await look(ports, definition)
     allocated = await ports.images.allocated_bytes(list(record.graph.images))
-    return plan_delete(record, request, allocated), record
+    return plan_delete(record, request, allocated, seen.open_images), record
 
 
-async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report: Report) -> None:
+async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report: Report) -> tuple[str, ...]:
     """Delete the snapshots; when this returns their space is given back.
 
     Effects: intent written; state committed without the snapshots, which from then on are gone; memory files unlinked; images
     merged and unlinked, each step committed; intent removed.
+    Returns: sentences for whoever asked.
     Raises: any Failed. A merge that fails leaves every remaining snapshot readable, and a layer that the next delete or revert
     collects.
     """
     await ports.store.begin("delete", " ".join(plan.names), plan)
-    graph = record.graph
-    for name in plan.names:
-        graph = graph.unpin(name)
-    deleted = replace(record, graph=graph, tree=record.tree.remove(plan.names))
+    pending = None if record.pending and record.pending.name in plan.names else record.pending
+    graph, tree = record.graph.unpin(*plan.names), record.tree.remove(plan.names)
+    deleted = replace(record, graph=graph, tree=tree, pending=pending)
     before = ports.store.committed
     try:
         await commit_and_collect(ports, deleted, report, plan.memory_paths)
@@ -48,3 +48,4 @@ async def carry_out(ports: Ports, record: DomainRecord, plan: DeletePlan, report
             await ports.store.end()
         raise
     await ports.store.end()
+    return plan.notes

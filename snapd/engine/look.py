@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from snapd.engine.ports import Images, Ports
 from snapd.errors import DomainDrifted, DomainUnreachable, MonitorLost, NoSpace
 from snapd.model.domain import DomainDefinition, Inspection
+from snapd.model.links import real_paths, renamed
 from snapd.model.planner import foreign_file
 from snapd.model.record import DomainRecord
 
@@ -18,16 +19,30 @@ async def look(ports: Ports, definition: DomainDefinition, *, for_saving: bool =
     Raises: DomainDrifted when QEMU has opened other images than those expected; DomainUnreachable.
     """
     try:
-        seen = await ports.qemu.inspect(for_saving=for_saving)
+        seen = await see(ports, for_saving=for_saving)
     except MonitorLost as error:
         raise DomainUnreachable(definition.name, error.reason) from error
     drift = ports.store.committed.drift(definition, seen.disks)
     if drift:
         raise DomainDrifted(definition.name, drift)
-    record = ports.store.committed.learn(seen.disks, seen.formats)
+    record = ports.store.committed.learn(seen.disks, seen.formats, follows_active=seen.follows_active)
     if broken := record.graph.violations():
         raise DomainDrifted(definition.name, broken[0])
     return seen, record
+
+
+async def see(ports: Ports, *, for_saving: bool = False) -> Inspection:
+    """Return what QEMU shows, with images that were opened through our links under their own paths.
+
+    Effects: from then on QEMU calls them so, too. Raises: MonitorLost, DomainUnreachable, QemuFailed.
+    """
+    seen = await ports.qemu.inspect(for_saving=for_saving)
+    links = [path for disk in seen.disks for path in disk.chain if posixpath.dirname(path) == ports.store.links_directory]
+    if not links:
+        return seen
+    names = real_paths(ports.store.committed.graph, seen, links, await ports.images.link_targets(links))
+    ports.qemu.rename(names)
+    return renamed(seen, names)
 
 
 async def refuse_foreign_files(images: Images, paths: Iterable[str]) -> None:

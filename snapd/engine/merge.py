@@ -12,7 +12,7 @@ from dataclasses import replace
 from snapd.engine.ports import Ports, Report
 from snapd.engine.undo import all_done, connected
 from snapd.errors import MonitorLost, SnapdError
-from snapd.model.images import Direction, ImageGraph, Merge
+from snapd.model.images import Collection, Direction, DropTag, ImageGraph, Merge
 from snapd.model.record import DomainRecord
 
 
@@ -23,22 +23,31 @@ async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report,
         unneeded: files besides images that ``record`` does not name any more.
 
     Effects: state committed; files that nothing needs are unlinked; for each merge, in order: images changed, state committed,
-    the other file unlinked.
+    the other file unlinked. An internal snapshot that is deleted stays doomed in the state until the next commit, which is
+    harmless: deleting one that is not there does nothing.
     Raises: any Failed. Where the committed graph is true then, the intent is removed, so that it does not block the domain, and
     the next collection goes on from there. It stays after MonitorLost, because QEMU may go on with the merge, and when what was
     done could not be committed: QEMU then runs on images that the state does not know.
     """
     graph = record.graph
-    steps = graph.collect(await ports.images.allocated_bytes(list(graph.images)))
+    allocated = await ports.images.allocated_bytes(list(graph.images))
+    steps = graph.collect(allocated, await ports.qemu.open_images())
     gone = list(unneeded)
+    # Whether the images are ahead of the committed state in a way that it has to know of.
+    is_ahead = True
     try:
         with connected(record.name, "merging"):
-            for step in steps:
-                if isinstance(step, Merge):
+            for number, step in enumerate(steps):
+                if isinstance(step, Merge) or (isinstance(step, DropTag) and not _is_drop(steps, number - 1)):
                     await _settle(ports, replace(record, graph=graph), gone)
+                    is_ahead = False
+                if isinstance(step, Merge):
                     await ports.store.step(f"{step.direction} {step.overlay}")
                     await _merge(ports, graph, step, report)
+                    is_ahead = True
                     gone.append(step.removed)
+                elif isinstance(step, DropTag):
+                    await _drop(ports, step, report)
                 else:
                     gone.append(step.path)
                 graph = graph.apply(step)
@@ -46,9 +55,24 @@ async def commit_and_collect(ports: Ports, record: DomainRecord, report: Report,
     except MonitorLost:
         raise
     except SnapdError:
-        if ports.store.committed.graph == graph and ports.store.committed.tree == record.tree:
+        if not is_ahead:
             await ports.store.end()
         raise
+
+
+def _is_drop(steps: Sequence[Collection], number: int) -> bool:
+    """Whether what comes before a step only drops a tag, which leaves the committed state true enough to go on."""
+    return number >= 0 and isinstance(steps[number], DropTag)
+
+
+async def _drop(ports: Ports, step: DropTag, report: Report) -> None:
+    report(f"deleting internal snapshot {step.tag}", 0, 0)
+    if step.image in await ports.qemu.open_images():
+        await ports.qemu.close_unused([step.image])
+    if step.image in await ports.qemu.open_images():
+        await ports.qemu.drop_tag(step.image, step.tag)
+    else:
+        await ports.images.drop_tag(step.image, step.tag)
 
 
 async def _settle(ports: Ports, record: DomainRecord, gone: list[str]) -> None:

@@ -11,12 +11,28 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from snapd.model.domain import Disk, Inspection
-from snapd.model.images import Merge
-from snapd.model.plan import Opening, Overlay, Plan
+from snapd.model.images import ImageFacts, Merge
+from snapd.model.plan import Opening, Overlay, Parking, Plan, Tag
 from snapd.model.record import DomainRecord
 
 Report = Callable[[str, int, int], None]
 """Told how far a step is: its name, the bytes done, and the bytes in all (0: not known)."""
+
+
+class Agent(Protocol):
+    """The agent inside a guest."""
+
+    async def freeze(self) -> int:
+        """Freeze the guest's file systems. Returns: how many.
+
+        Raises: QuiesceFailed; none is frozen by us then, as far as that can be made sure.
+        """
+
+    async def thaw(self) -> None:
+        """Thaw what ``freeze`` has frozen, trying again until that is seen to be done. Raises: QuiesceFailed."""
+
+    async def set_clock(self) -> None:
+        """Set the guest's clock to the host's; an agent that cannot is passed over."""
 
 
 class MemoryFile(Protocol):
@@ -33,10 +49,13 @@ class MemoryFile(Protocol):
 
 
 class Qemu(Protocol):
-    """One running QEMU, through its monitor."""
+    """One running QEMU, through its monitor; or, of a domain that is shut off, what stands for it (``engine.offline``)."""
 
     async def inspect(self, *, for_saving: bool = False) -> Inspection:
         """Look at everything; with ``for_saving`` also whether memory can be saved live, which takes longer."""
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call images by other names than QEMU does, by its own: those that it opened through links."""
 
     async def disks(self) -> Sequence[Disk]: ...
 
@@ -61,8 +80,23 @@ class Qemu(Protocol):
     async def has_run(self) -> bool:
         """Whether the guest ran since the last ``stop``."""
 
-    async def cover(self, overlays: Sequence[Overlay]) -> None:
-        """Put each opened overlay on top of its disk, all in one transaction."""
+    async def take(self, overlays: Sequence[Overlay], tags: Sequence[Tag]) -> None:
+        """Put each opened overlay on top of its disk and make each internal snapshot, all at one instant or none."""
+
+    async def drop_tag(self, image: str, tag: str) -> None:
+        """Delete an internal snapshot in an image that QEMU has open for writing; one that is not there is passed over."""
+
+    async def park(self, parking: Parking) -> None:
+        """Take the disk's image away from the stopped guest and close it, so that another program may change it.
+
+        The guest has an empty disk of the same size meanwhile. Undone by ``unpark``.
+        """
+
+    async def unpark(self, parking: Parking) -> None:
+        """Open its image, and what it backs on, for the disk again and put the disk on it, as its ``node``.
+
+        Effects: does nothing where the disk is on it.
+        """
 
     async def hold(self, disk: Disk, node: str) -> bool:
         """Keep the disk's node open while another takes its place, by a node of its own on it. Undone by ``close_nodes``.
@@ -88,6 +122,12 @@ class Qemu(Protocol):
     async def save_paused(self, tag: str, expected_bytes: int) -> None:
         """Save the memory of the stopped guest into the attached container."""
 
+    async def make_loadable(self) -> None:
+        """Make sure that memory can be loaded into a paused guest, on the disks it has.
+
+        Effects: one with a flash, into which memory was loaded before, may run for a moment.
+        """
+
     async def load(self, tag: str, expected_bytes: int) -> None:
         """Load memory and devices of the stopped guest from the attached container.
 
@@ -96,7 +136,8 @@ class Qemu(Protocol):
 
     async def detach_memory(self) -> None: ...
 
-    async def reset(self) -> None: ...
+    async def reset(self) -> None:
+        """Reset the guest; when this returns it has been done."""
 
     async def pause_usec(self) -> int:
         """Return how long the guest stood still between its last STOP and RESUME, by QEMU's clock."""
@@ -108,8 +149,23 @@ class Qemu(Protocol):
 class Images(Protocol):
     """Image files and memory files."""
 
-    async def create_overlay(self, overlay: Overlay) -> None:
-        """Make the overlay's file. Raises: ImageInUse when there is one; it is left as it is."""
+    async def create_overlay(self, overlay: Overlay, report: Report) -> None:
+        """Make the overlay's file, with the content of what it is a copy of. Raises: ImageInUse when there is one."""
+
+    async def look(self, path: str, image_format: str) -> ImageFacts:
+        """Look into an image that no QEMU has open. Raises: ImageInUse when one has; ImageToolFailed."""
+
+    async def make_tag(self, path: str, tag: str) -> None:
+        """Make an internal snapshot in an image that no QEMU has open."""
+
+    async def apply_tag(self, path: str, tag: str) -> None:
+        """Make the image's content that of an internal snapshot in it."""
+
+    async def drop_tag(self, path: str, tag: str) -> None:
+        """Delete an internal snapshot; one that is not there is passed over."""
+
+    async def link_targets(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return where each of ``paths`` that is a symbolic link leads to."""
 
     async def unlink(self, path: str) -> None:
         """Remove a file of ours; one that is not there is passed over."""
@@ -151,6 +207,10 @@ class Store(Protocol):
     def committed(self) -> DomainRecord:
         """What is durable now."""
 
+    @property
+    def links_directory(self) -> str:
+        """Where the links to the active images lie."""
+
     async def begin(self, operation: str, subject: str, plan: Plan) -> None:
         """Make the intent durable."""
 
@@ -166,6 +226,9 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
+    """``agent`` is None where the domain has none."""
+
     qemu: Qemu
     images: Images
     store: Store
+    agent: Agent | None = None

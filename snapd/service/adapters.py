@@ -7,7 +7,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from snapd.engine.ports import Images, Qemu, Store
+from snapd.engine.ports import Agent, Images, Qemu, Store
 from snapd.model.domain import DomainDefinition
 
 
@@ -26,6 +26,10 @@ class Ledger(Store, Protocol):
         """The operation and the path of an intent that nobody has settled."""
 
     @property
+    def begun(self) -> tuple[str, ...]:
+        """The steps of that intent that were begun."""
+
+    @property
     def damaged(self) -> Mapping[str, str]:
         """Why a snapshot's own file could not be read, by name."""
 
@@ -40,6 +44,9 @@ class Adapters(Protocol):
         on_down: Callable[[bool, str], Awaitable[None]],
         on_event: Callable[[Mapping[str, Any]], None],
     ) -> tuple[Link, Qemu]: ...
+
+    def agent(self, definition: DomainDefinition) -> Agent | None:
+        """Return the agent in the domain's guest, if the definition names one."""
 
     @property
     def images(self) -> Images: ...

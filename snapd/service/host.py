@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from snapd.errors import NoSuchDomain
 from snapd.model.domain import DomainDefinition
 from snapd.model.events import DomainAdded, DomainRemoved
-from snapd.service.managed_domain import ManagedDomain, Surroundings
+from snapd.service.managed_domain import ManagedDomain
+from snapd.service.mutations import Surroundings
 
 
 class Host:

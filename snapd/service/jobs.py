@@ -29,7 +29,10 @@ class JobState(StrEnum):
 
 @dataclass
 class Job:
-    """``started_usec`` is since the epoch; ``done_bytes`` and ``total_bytes`` belong to the present step."""
+    """``started_usec`` is since the epoch; ``done_bytes`` and ``total_bytes`` belong to the present step.
+
+    ``notes`` are sentences for whoever began it, once it is done.
+    """
 
     number: int
     operation: str
@@ -42,6 +45,7 @@ class Job:
     done_bytes: int = 0
     total_bytes: int = 0
     error: SnapdError | None = None
+    notes: tuple[str, ...] = ()
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -109,10 +113,10 @@ class Jobs:
         if number in self._untold:
             self._tell(number)
 
-    def end(self, job: Job, error: SnapdError | None) -> None:
+    def end(self, job: Job, error: SnapdError | None, notes: tuple[str, ...] = ()) -> None:
         """Announce how the job ended, and forget it after a while."""
         job.state = JobState.FAILED if error else JobState.DONE
-        job.error = error
+        job.error, job.notes = error, notes
         job.step = ""
         if job.number in self._pacing:
             self._pacing.pop(job.number).cancel()

@@ -1,43 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""One domain that is looked after: its state as events tell it, and one mutation of it at a time.
+"""One domain that is looked after: its state as events tell it, and what may be done with it in that state.
 
-Not here: how a verb is carried out (``engine``). Invariants:
+Not here: how a mutation runs (``mutations``) and how a verb is carried out (``engine``). Invariants:
 
-- ``doing`` is set from before the first look at QEMU until the outcome is announced, and nobody else mutates meanwhile;
-- an event leaves after what it tells is durable;
-- a domain with an intent that nobody has settled is never changed.
+- a domain with an intent that nobody has settled is never changed;
+- what had to wait for another state is done when that state comes: a memory that is to be loaded, images to be collected.
 """
 
 import asyncio
 import logging
-import secrets
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from snapd.engine import create, delete, revert
-from snapd.engine.ports import Ports, Report
-from snapd.errors import (
-    DomainBusy,
-    DomainDrifted,
-    DomainUnreachable,
-    Internal,
-    Interrupted,
-    LimitReached,
-    NotSupported,
-    SnapdError,
-)
-from snapd.model.domain import DomainDefinition, DomainState, Inspection
-from snapd.model.events import DomainChanged, SnapshotReverted
-from snapd.model.names import made_up_name
+from snapd.engine.look import see
+from snapd.engine.offline import Offline
+from snapd.engine.ports import Ports
+from snapd.engine.quiesce import thaw_after_crash
+from snapd.errors import DomainDrifted, DomainUnreachable, Interrupted, NotSupported, SnapdError, StateDamaged
+from snapd.model.domain import Disk, DomainDefinition, DomainState, Inspection
+from snapd.model.events import DomainChanged
 from snapd.model.plan import CreateRequest, DeleteRequest, RevertRequest
+from snapd.model.planner import find_snapshot
 from snapd.model.record import DomainRecord
-from snapd.service.adapters import Adapters, Ledger
+from snapd.service.adapters import Ledger
 from snapd.service.changes import changes
-from snapd.service.jobs import Job, Jobs
-from snapd.service.policy import Policy
-from snapd.service.publisher import Publisher
+from snapd.service.jobs import Job
+from snapd.service.mutations import Mutations, Surroundings
+from snapd.service.verbs import Prepare, Verbs
 
 SETTLE_S = 0.05
 """A pause of milliseconds is announced by the snapshot and not as a state that is over when anyone looks."""
@@ -46,39 +36,31 @@ RESTART_S = 5.0
 
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
+OURSELVES_UID = 0
+"""Who begins what the service does by itself."""
+
 log = logging.getLogger(__name__)
 
-Spawn = Callable[[Awaitable[None]], Callable[[], object]]
-"""Begins a task of the daemon's and returns what cancels it."""
-
-CarryOut = Callable[[Report], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every domain shares."""
-
-    adapters: Adapters
-    jobs: Jobs
-    publisher: Publisher
-    spawn: Spawn
-    policy: Policy
+Request = CreateRequest | RevertRequest | DeleteRequest
 
 
 class ManagedDomain:
+    """``pending_problem`` says why a memory that is to be loaded was not when the domain last ran."""
+
     def __init__(self, definition: DomainDefinition, around: Surroundings) -> None:
         self.definition = definition
         self._around = around
         self._link, self._qemu = around.adapters.connect(definition, self._up, self._down, self._heard)
+        self._agent = around.adapters.agent(definition)
         self._store: Ledger | None = None
         self._blank = DomainRecord(definition.name, definition.uuid)
+        self._verbs = Verbs(definition, around.policy, lambda: around.adapters.memory_directory(self.record.uuid))
+        self._mutations = Mutations(definition.name, around, self._ready, lambda: self.record, self._mutated)
         self.seen: Inspection | None = None
         self.state = DomainState.UNREACHABLE
         self.reason = "its monitor has not been tried yet"
-        self.doing = ""
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.job: Job | None = None
+        self.pending_problem = ""
+        self._came_up_meanwhile = False
         self._settling: asyncio.TimerHandle | None = None
         self._shown: tuple[str, str] = ("", "")
 
@@ -93,6 +75,23 @@ class ManagedDomain:
     @property
     def damaged(self) -> Mapping[str, str]:
         return self._store.damaged if self._store else {}
+
+    @property
+    def doing(self) -> str:
+        return self._mutations.doing
+
+    @property
+    def idle(self) -> asyncio.Event:
+        return self._mutations.idle
+
+    @property
+    def job(self) -> Job | None:
+        return self._mutations.job
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """The disks as QEMU shows them, or as they are remembered."""
+        return self.seen.disks if self.seen else self.record.remembered_disks()
 
     @property
     def interrupted(self) -> str:
@@ -116,9 +115,18 @@ class ManagedDomain:
     # What the link tells
 
     async def _up(self) -> None:
-        seen = await self._qemu.inspect(for_saving=True)
+        if self.state is DomainState.SHUTOFF and self.doing:
+            # What is being done offline ends first; then it is seen on which images QEMU was started.
+            self._came_up_meanwhile = True
+            self._become(DomainState.UNREACHABLE, f"it was started in the middle of {self.doing}")
+            return
+        self._came_up_meanwhile = False
+        # Another QEMU may have opened other images under the same names.
+        self._qemu.rename({})
+        if self._store is None:
+            await self._agree_on_uuid((await self._qemu.inspect()).uuid)
+        self.seen = seen = await self._look()
         problem = await self._agree_on_uuid(seen.uuid)
-        self.seen = seen
         if problem:
             self._become(DomainState.UNREACHABLE, problem)
         elif self._store is None:
@@ -128,12 +136,18 @@ class ManagedDomain:
             self._become(DomainState.DRIFTED, drift)
         else:
             await self._learn(self._store, seen)
-            self._become(DomainState.RUNNING if seen.running else DomainState.PAUSED, "")
+            self._become(seen.state, "")
+            self._around.spawn(self._catch_up())
         self._around.publisher.publish(DomainChanged(self.name))
+
+    async def _look(self) -> Inspection:
+        if self._store is None:
+            return await self._qemu.inspect(for_saving=True)
+        return await see(Ports(self._qemu, self._around.adapters.images, self._store), for_saving=True)
 
     async def _learn(self, store: Ledger, seen: Inspection) -> None:
         """Commit disks that are new, so that ``disks.env`` tells of them before there is any snapshot."""
-        learned = store.committed.learn(seen.disks, seen.formats)
+        learned = store.committed.learn(seen.disks, seen.formats, follows_active=seen.follows_active)
         if learned == store.committed or learned.graph.violations() or store.interrupted or self.doing:
             return
         try:
@@ -158,9 +172,15 @@ class ManagedDomain:
         except SnapdError as error:
             log.warning("domain %s: %s", self.name, error)
             self._become(DomainState.UNREACHABLE, f"its state cannot be used: {error}")
+            return
+        if self._store.interrupted is not None:
+            self._around.spawn(thaw_after_crash(self.name, self._agent, self._store.begun))
 
     async def _down(self, there: bool, reason: str) -> None:
         self._become(DomainState.UNREACHABLE if there else DomainState.SHUTOFF, reason)
+        if not there:
+            self.seen = None
+            self._around.spawn(self._catch_up())
 
     def _heard(self, event: Mapping[str, Any]) -> None:
         name = event["event"]
@@ -181,119 +201,126 @@ class ManagedDomain:
         # Also when nothing changed: a job may have shown the state in between.
         self._around.publisher.publish(DomainChanged(self.name))
 
+    # What waits for another state
+
+    async def _catch_up(self) -> None:
+        """Do what could not be done in the state before: load a memory, collect images."""
+        await self.idle.wait()
+        try:
+            pending = self.record.pending
+            if pending and self.state in (DomainState.RUNNING, DomainState.PAUSED):
+                # The undo point keeps what the domain has written since it was started.
+                request = RevertRequest(pending.name, pending.state, undo=True)
+                job = await self.revert(request, OURSELVES_UID)
+                await job.ended.wait()
+                self.pending_problem = str(job.error) if job.error else ""
+            if self._store is not None and self.record.graph.collect({}):
+                await self._mutations.begin("tidy", "", OURSELVES_UID, self._verbs.tidy())
+        except SnapdError as error:
+            if self.record.pending:
+                self.pending_problem = str(error)
+            log.info("domain %s: %s", self.name, error)
+        self._around.publisher.publish(DomainChanged(self.name))
+
     # What it can be told to do
 
     async def create(self, request: CreateRequest, caller_uid: int) -> Job:
         """Begin to take a snapshot. Returns: its job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("create", request.name or "a snapshot")
-        try:
-            if not request.name:
-                stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime())
-                request = replace(request, name=made_up_name(stamp, frozenset(self.record.tree.snapshots)))
-            ports = self._ports(store)
-            plan, record = await create.prepare(
-                ports,
-                self.definition,
-                request,
-                self._around.adapters.memory_directory(self.record.uuid),
-                secrets.token_hex(4),
-                self._around.policy.reserve_bytes,
-                self._around.policy.chain_limit,
-            )
-        except BaseException:
-            self._release()
-            raise
-        now_usec = time.time_ns() // 1000
-        return self._begin(
-            "create", request.name, caller_uid, lambda report: create.carry_out(ports, record, plan, now_usec, report)
-        )
+        return await self._begin("create", request.name or "a snapshot", caller_uid, request)
 
     async def revert(self, request: RevertRequest, caller_uid: int) -> Job:
         """Begin to go back to a snapshot. Returns: its job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("revert", request.name)
-        try:
-            ports = self._ports(store)
-            plan, record = await revert.prepare(
-                ports, self.definition, request, secrets.token_hex(4), self._around.policy.reserve_bytes
-            )
-        except BaseException:
-            self._release()
-            raise
-        return self._begin("revert", request.name, caller_uid, lambda report: revert.carry_out(ports, record, plan, report))
+        return await self._begin("revert", request.name or "the last revert", caller_uid, request)
 
     async def delete(self, request: DeleteRequest, caller_uid: int) -> Job:
         """Begin to delete snapshots. Returns: the job. Raises: every refusal; nothing is touched then."""
-        store = self._claim("delete", request.name)
-        try:
-            ports = self._ports(store)
-            plan, record = await delete.prepare(ports, self.definition, request)
-        except BaseException:
-            self._release()
-            raise
-        return self._begin("delete", request.name, caller_uid, lambda report: delete.carry_out(ports, record, plan, report))
+        return await self._begin("delete", request.name, caller_uid, request)
 
-    def _ports(self, store: Ledger) -> Ports:
-        return Ports(self._qemu, self._around.adapters.images, store)
+    async def plan(self, request: Request) -> list[str]:
+        """Return what would be done, a line for each step. Raises: every refusal of the verb."""
+        operation = {CreateRequest: "create", RevertRequest: "revert", DeleteRequest: "delete"}[type(request)]
+        return await self._mutations.plan(operation, request.name, self._prepare(request))
 
-    def _claim(self, operation: str, subject: str) -> Ledger:
-        """Make sure that a mutation may begin now, and that no other can until it has ended."""
-        if self.doing:
-            raise DomainBusy(self.name, self.doing)
-        if self._store is not None and self._store.interrupted is not None:
+    async def cancel_pending(self) -> None:
+        """Give up the memory that was to be loaded when the domain next runs; its disks stay as they are.
+
+        Raises: NotSupported where none is; DomainBusy, Interrupted, DomainUnreachable.
+        """
+        pending, store = self.record.pending, self._usable_store("cancel", "a revert")
+        if pending is None:
+            raise NotSupported(self.name, "Cancelling a pending revert", "no memory is waiting to be loaded")
+        await self._mutations.alone(
+            f"cancelling the revert to {pending.name}", lambda: store.commit(replace(store.committed, pending=None))
+        )
+        self.pending_problem = ""
+        self._around.publisher.publish(DomainChanged(self.name))
+
+    async def set_protected(self, name: str, protected: bool) -> None:
+        """Protect a snapshot from being deleted, or an undo point from ending with the next revert; or take that off.
+
+        Raises: NoSuchSnapshot, DomainBusy, Interrupted, DomainUnreachable, StateDamaged, NoSpace.
+        """
+        store = self._usable_store("protect", name)
+        before = store.committed
+        if name in store.damaged:
+            # Written anew, its file would say that little for good.
+            raise StateDamaged(name, 0, f"the file of this snapshot cannot be read: {store.damaged[name]}")
+        snapshot = replace(find_snapshot(before, name), protected=protected)
+        tree = replace(before.tree, snapshots={**before.tree.snapshots, name: snapshot})
+        await self._mutations.alone(f"protecting {name}", lambda: store.commit(replace(before, tree=tree)))
+        for event in changes(self.name, before, self.record):
+            self._around.publisher.publish(event)
+
+    def _prepare(self, request: Request) -> Prepare:
+        match request:
+            case CreateRequest():
+                return self._verbs.create(request)
+            case RevertRequest():
+                return self._verbs.revert(request)
+            case DeleteRequest():
+                return self._verbs.delete(request)
+
+    async def _begin(self, operation: str, subject: str, caller_uid: int, request: Request) -> Job:
+        job = await self._mutations.begin(operation, subject, caller_uid, self._prepare(request))
+        if job is None:
+            raise RuntimeError(f"there was nothing to {operation}")
+        return job
+
+    def _usable_store(self, operation: str, subject: str) -> Ledger:
+        if self._store is not None and self._store.interrupted is not None and not self.doing:
             raise Interrupted(self.name, *self._store.interrupted)
-        if self.state is DomainState.SHUTOFF:
-            raise NotSupported(self.name, f"To {operation} {subject}", f"it is shut off ({self.reason}); start it first")
-        if self.state is DomainState.UNREACHABLE or self._store is None:
+        if self._store is None:
+            if self.state is DomainState.SHUTOFF:
+                why = f"it is shut off ({self.reason}) and nothing is known of it yet; start it once while the service runs"
+                raise NotSupported(self.name, f"To {operation} {subject}", why)
+            raise DomainUnreachable(self.name, self.reason)
+        return self._store
+
+    def _ready(self, operation: str, subject: str) -> Ports:
+        """Return the ports for a mutation. Raises: what the domain's state refuses."""
+        store = self._usable_store(operation, subject)
+        if self.state is DomainState.UNREACHABLE:
             raise DomainUnreachable(self.name, self.reason)
         if self.state is DomainState.DRIFTED:
             raise DomainDrifted(self.name, self.reason)
-        self.doing = f"{operation} {subject}"
-        self.idle.clear()
-        return self._store
+        images = self._around.adapters.images
+        if self.state is DomainState.SHUTOFF:
+            return Ports(Offline(images, store.committed), images, store)
+        return Ports(self._qemu, images, store, self._agent)
 
-    def _release(self) -> None:
-        self.doing = ""
-        self.idle.set()
-        self.job = None
-
-    def _begin(self, operation: str, snapshot: str, caller_uid: int, carry_out: CarryOut) -> Job:
-        try:
-            job = self._around.jobs.open(operation, self.name, snapshot, caller_uid)
-        except LimitReached:
-            self._release()
-            raise
-        self.job = job
-        self._around.publisher.publish(DomainChanged(self.name))
-        self._around.spawn(self._run(job, carry_out))
-        return job
-
-    async def _run(self, job: Job, carry_out: CarryOut) -> None:
-        """Carry a plan out to its end, then announce what is durable."""
-        before = self.record
-        failure: SnapdError | None = None
-        try:
-            await carry_out(lambda step, done, total: self._around.jobs.report(job, step, done, total))
-        except SnapdError as error:
-            log.warning("domain %s: %s of %s failed: %s", self.name, job.operation, job.snapshot, error)
-            failure = error
-        except Exception:
-            reference = secrets.token_hex(4)
-            log.exception("domain %s: %s of %s met a fault of ours, %s", self.name, job.operation, job.snapshot, reference)
-            failure = Internal(reference)
-        await self._look_again()
-        self._release()
-        for event in changes(self.name, before, self.record):
-            self._around.publisher.publish(event)
-        if job.operation == "revert" and (failure is None or self.record.graph != before.graph):
-            self._around.publisher.publish(SnapshotReverted(self.name, job.snapshot))
-        self._around.jobs.end(job, failure)
-        self._around.publisher.publish(DomainChanged(self.name))
-
-    async def _look_again(self) -> None:
+    async def _mutated(self) -> None:
+        """See how the domain is after a mutation."""
+        if self._came_up_meanwhile:
+            try:
+                await self._up()
+            except SnapdError as error:
+                self._become(DomainState.UNREACHABLE, str(error))
+            return
+        if self.state is DomainState.SHUTOFF or self.seen is None:
+            return
         try:
             disks = await self._qemu.disks()
         except SnapdError as error:
             log.info("domain %s: its disks are shown as they were before: %s", self.name, error)
             return
-        if self.seen:
-            self.seen = replace(self.seen, disks=tuple(disks))
+        self.seen = replace(self.seen, disks=tuple(disks))

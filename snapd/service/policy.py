@@ -3,7 +3,8 @@
 
 from dataclasses import dataclass
 
-from snapd.model.plan import Live
+from snapd.model.plan import Live, Quiesce
+from snapd.model.snapshot import SnapshotType
 
 
 @dataclass(frozen=True)
@@ -13,3 +14,6 @@ class Policy:
     reserve_bytes: int
     chain_limit: int
     live: Live
+    type: SnapshotType = SnapshotType.ANY
+    quiesce: Quiesce = Quiesce.AUTO
+    undo: bool = True

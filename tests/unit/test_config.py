@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from snapd.config import Config, Limits, Mistake, Timeouts, check, load
 from snapd.model.domain import DiskDefinition, DiskPolicy, DomainDefinition
-from snapd.model.plan import Live
+from snapd.model.plan import Live, Quiesce
+from snapd.model.snapshot import SnapshotType
 from snapd.yaml_file import FILE_LIMIT_BYTES
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
@@ -44,7 +45,15 @@ def load_domains(directory: Path) -> dict[str, DomainDefinition]:
 
 
 def test_without_files_the_defaults_apply(tmp_path: Path) -> None:
-    defaults = Config(None, Live.AUTO, Limits(jobs=200, jobs_per_caller=10, chain=64, free_bytes=2**30), Timeouts(monitor_s=5))
+    defaults = Config(
+        snapshots_directory=None,
+        type=SnapshotType.ANY,
+        live=Live.AUTO,
+        quiesce=Quiesce.AUTO,
+        undo=True,
+        limits=Limits(jobs=200, jobs_per_caller=10, chain=64, free_bytes=2**30),
+        timeouts=Timeouts(monitor_s=5, agent_s=5, freeze_s=10),
+    )
     assert load(tmp_path / "domsnapd.yaml") == (defaults, [], [])
 
 
@@ -57,15 +66,23 @@ def test_every_key_of_the_main_file(tmp_path: Path) -> None:
     write_main(
         tmp_path,
         """
-snapshots: {type: external, directory: /srv/memory, image_directory: null, live: require, quiesce: no, undo: false}
+snapshots: {type: external, directory: /srv/memory, image_directory: null, live: require, quiesce: require, undo: false}
 limits: {jobs: 20, jobs_per_caller: 3, chain: 1024, free_bytes: 512MiB}
-timeouts: {monitor: 2min}
+timeouts: {monitor: 2min, agent: 3s, freeze: 1min}
 monitors: null
 """,
     )
     config, _, mistakes = load(tmp_path / "domsnapd.yaml")
     assert mistakes == []
-    assert config == Config("/srv/memory", Live.REQUIRE, Limits(20, 3, 1024, 512 << 20), Timeouts(120))
+    assert config == Config(
+        snapshots_directory="/srv/memory",
+        type=SnapshotType.EXTERNAL,
+        live=Live.REQUIRE,
+        quiesce=Quiesce.REQUIRE,
+        undo=False,
+        limits=Limits(20, 3, 1024, 512 << 20),
+        timeouts=Timeouts(monitor_s=120, agent_s=3, freeze_s=60),
+    )
 
 
 def test_every_key_of_a_domain_file(tmp_path: Path) -> None:
@@ -76,6 +93,7 @@ def test_every_key_of_a_domain_file(tmp_path: Path) -> None:
 name: vm1
 uuid: {UUID.upper()}
 monitor: /run/qemu/vm1.monitor
+agent: /run/qemu/vm1.agent
 disks:
   - target: virtio-disk0
     image: /srv/vm/vm1/disk0.raw
@@ -90,7 +108,7 @@ disks:
         DiskDefinition("virtio-disk0", "/srv/vm/vm1/disk0.raw", "raw", DiskPolicy.EXTERNAL),
         DiskDefinition("1", "/srv/vm/vm1/disk1", "qcow2", DiskPolicy.ANY),
     )
-    assert domains == [DomainDefinition("vm1", "/run/qemu/vm1.monitor", UUID, disks, str(path))]
+    assert domains == [DomainDefinition("vm1", "/run/qemu/vm1.monitor", UUID, disks, str(path), "/run/qemu/vm1.agent")]
 
 
 def test_a_domain_is_called_after_its_file_and_domains_are_in_the_order_of_files(tmp_path: Path) -> None:
@@ -117,6 +135,25 @@ def test_no_is_a_word_whatever_yaml_makes_of_it(tmp_path: Path, written: str) ->
     write_domain(tmp_path, "a.yaml", f"monitor: /run/a\ndisks: [{ANY_DISK}, snapshot: {written}}}]")
     config, domains, mistakes = load(tmp_path / "domsnapd.yaml")
     assert (mistakes, config.live, domains[0].disks[0].policy) == ([], Live.NO, DiskPolicy.NO)
+
+
+@pytest.mark.parametrize(
+    ("written", "config"),
+    [
+        ("type: any", Config(type=SnapshotType.ANY)),
+        ("type: internal", Config(type=SnapshotType.INTERNAL)),
+        ("quiesce: auto", Config(quiesce=Quiesce.AUTO)),
+        ("quiesce: no", Config(quiesce=Quiesce.NO)),
+        ("quiesce: off", Config(quiesce=Quiesce.NO)),
+        ("undo: yes", Config(undo=True)),
+        ("undo: true", Config(undo=True)),
+        ("undo: no", Config(undo=False)),
+        ("undo: 'no'", Config(undo=False)),
+        ("live: auto", Config(live=Live.AUTO)),
+    ],
+)
+def test_every_word_about_snapshots(tmp_path: Path, written: str, config: Config) -> None:
+    assert load(write_main(tmp_path, f"snapshots: {{{written}}}")) == (config, [], [])
 
 
 @pytest.mark.parametrize("policy", DiskPolicy)
@@ -168,17 +205,20 @@ def test_the_packaged_examples_are_good_and_the_main_one_holds_the_defaults(tmp_
         ("? [a]\n: b", 1, "a key must be a word, and this one is a list"),
         ("<<: {limits: {}}", 1, "there is no key '<<' here; there can be snapshots, limits, timeouts"),
         ("\nmonitors: [/run/*]", 2, "'monitors' is not available in this version; take it out"),
-        ("snapshots:\n  type: internal", 2, "'type' cannot be internal in this version; take it out"),
         ("snapshots: {image_directory: /x}", 1, "'image_directory' is not available in this version; take it out"),
-        ("snapshots:\n\n  quiesce: auto", 3, "'quiesce' cannot be auto in this version; take it out"),
-        ("snapshots: {undo: true}", 1, "'undo' cannot be true in this version; take it out"),
-        ("timeouts: {agent: 5s}", 1, "'agent' is not available in this version; take it out"),
-        ("timeouts: {freeze: 5s}", 1, "'freeze' is not available in this version; take it out"),
+        ("snapshots:\n\n  quiesce: yes", 3, "'quiesce' must be auto or require or no, and it is 'yes'"),
+        ("snapshots: {undo: auto}", 1, "'undo' must be yes or no, and it is 'auto'"),
+        (
+            "timeouts: {agent: forever}",
+            1,
+            "'agent' must be a time from 1s to 1d such as 5s (s, min, h or d), and it is 'forever'",
+        ),
+        ("timeouts:\n  freeze: 0s", 2, "'freeze' must be a time from 1s to 1d such as 5s (s, min, h or d), and it is '0s'"),
         ("timeouts: {migrate: 5s}", 1, "'migrate' is not available in this version; take it out"),
         ("snapshots: {directory: memory}", 1, "'directory' must be an absolute path, and it is 'memory'"),
         ("snapshots: {directory: [/a]}", 1, "'directory' must be text, and it is a list"),
         ("snapshots: {live: yes}", 1, "'live' must be auto or require or no, and it is 'yes'"),
-        ("snapshots: {type: both}", 1, "'type' must be any or external, and it is 'both'"),
+        ("snapshots: {type: both}", 1, "'type' must be any or internal or external, and it is 'both'"),
         ("limits: {jobs: 0}", 1, "'jobs' must be a number from 1 to 10000, and it is '0'"),
         ("limits: {jobs: -1}", 1, "'jobs' must be a number from 1 to 10000, and it is '-1'"),
         ("limits: {jobs: many}", 1, "'jobs' must be a number from 1 to 10000, and it is 'many'"),
@@ -246,7 +286,8 @@ def test_a_main_file_that_leads_nowhere_is_not_taken_for_a_missing_one(tmp_path:
         ("monitor: {path: /a}", 1, "'monitor' must be text, and it is a mapping"),
         ("monitor: /run/a\nmonitr: /b", 2, "there is no key 'monitr' here; did you mean 'monitor'?"),
         ("monitor: /run/a\nmonitor: /b", 2, "'monitor' stands here a second time; the first is in line 1"),
-        ("monitor: /run/a\nagent: /run/b", 2, "'agent' is not available in this version; take it out"),
+        ("monitor: /run/a\nagent: run/b", 2, "'agent' must be an absolute path, and it is 'run/b'"),
+        ("monitor: /run/a\nagent: /run/" + "a" * 103, 2, "'agent' has 108 bytes, and the path of a Unix socket 107 at most"),
         ("monitor: /run/a\nunit: b.service", 2, "'unit' is not available in this version; take it out"),
         ("monitor: /run/a\nowners: [b]", 2, "'owners' is not available in this version; take it out"),
         ("monitor: /run/a\nname: 123456", 2, "'name' must be text, and YAML takes '123456' for a number; put it in quotes"),
@@ -354,6 +395,7 @@ def test_a_file_whose_name_will_not_do(tmp_path: Path, name: str, sentence: str)
         ("name: b\nmonitor: /run/a", "monitor: /run/b", 1, "name"),
         (f"monitor: /run/a\nuuid: {UUID}", f"monitor: /run/b\n\nuuid: {UUID.upper()}", 3, "uuid"),
         ("monitor: /run/a", "\nmonitor: //run/x/../a", 2, "monitor"),
+        ("monitor: /run/a\nagent: /run/x", "monitor: /run/b\nagent: /run/./x", 2, "agent"),
     ],
 )
 def test_what_two_files_claim_stays_with_the_first(tmp_path: Path, first: str, second: str, line: int, key: str) -> None:
@@ -367,7 +409,7 @@ def test_what_two_files_claim_stays_with_the_first(tmp_path: Path, first: str, s
 
 
 def test_a_file_that_is_left_out_claims_nothing(tmp_path: Path) -> None:
-    write_domain(tmp_path, "a.yaml", "name: x\nmonitor: /run/x\nagent: /run/y")
+    write_domain(tmp_path, "a.yaml", "name: x\nmonitor: /run/x\nunit: y.service")
     write_domain(tmp_path, "b.yaml", "name: x\nmonitor: /run/x")
     assert [name for name, _, _ in found(tmp_path)] == ["a.yaml"]
     assert list(load_domains(tmp_path)) == ["x"]

@@ -92,6 +92,21 @@ async def test_how_a_job_ended_is_known_when_it_is_announced() -> None:
     assert bad.progress is None
 
 
+async def test_what_a_job_has_to_tell_is_known_when_its_end_is_announced() -> None:
+    publisher = Publisher()
+    jobs = Jobs(publisher, 200, 10)
+    seen: list[tuple[str, ...]] = []
+    publisher.subscribe(lambda event: seen.append(jobs.get(event.job).notes) if isinstance(event, JobEnded) else None)
+    told, silent = opened(jobs), opened(jobs)
+    jobs.report(told, "deleting", 1, 2)
+
+    jobs.end(told, None, ("One.", "Two."))
+    jobs.end(silent, None)
+
+    assert seen == [("One.", "Two."), ()]
+    assert (told.step, told.progress) == ("", 1.0)
+
+
 @pytest.mark.parametrize(
     ("done_bytes", "total_bytes", "progress"), [(0, 0, None), (5, 0, None), (0, 8, 0.0), (2, 8, 0.25), (9, 8, 1.0)]
 )
