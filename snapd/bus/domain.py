@@ -25,6 +25,8 @@ class DomainFace:
             "DeleteSnapshot": self.delete,
             "GetSnapshot": self.get_snapshot,
             "ListSnapshots": self.list_snapshots,
+            "Plan": self.plan,
+            "CancelPendingRevert": self.cancel_pending_revert,
         }
 
     def properties(self) -> Mapping[str, Any]:
@@ -39,7 +41,9 @@ class DomainFace:
             "Monitor": domain.definition.monitor,
             "CurrentSnapshot": snapshot_or_none(domain, domain.record.tree.current),
             "SnapshotCount": len(domain.record.tree),
-            "Disks": [disk_row(disk) for disk in domain.seen.disks] if domain.seen else [],
+            "PendingRevert": domain.record.pending.name if domain.record.pending else "",
+            "PendingProblem": domain.pending_problem,
+            "Disks": [disk_row(disk) for disk in domain.disks],
             "Capabilities": capabilities(domain.seen),
             "Job": job_of(domain),
         }
@@ -58,3 +62,9 @@ class DomainFace:
 
     async def list_snapshots(self, caller: Caller, given: Given) -> tuple[Any, ...]:
         return await self._verbs.list(caller, self._domain, given)
+
+    async def plan(self, caller: Caller, verb: str, name: str, given: Given) -> tuple[list[str]]:
+        return await self._verbs.plan(caller, self._domain, verb, name, given)
+
+    async def cancel_pending_revert(self, caller: Caller) -> tuple[()]:
+        return await self._verbs.cancel_pending(caller, self._domain)

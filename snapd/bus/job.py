@@ -35,6 +35,7 @@ class JobFace:
             "Bytes": job.done_bytes,
             "StartUSec": job.started_usec,
             "StartedByUID": job.caller_uid,
+            "Notes": list(job.notes),
             "ErrorName": error_name,
             "ErrorMessage": error_message,
         }

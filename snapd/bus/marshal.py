@@ -10,13 +10,15 @@ from snapd.bus.names import NO_OBJECT, domain_path, job_path, snapshot_path
 from snapd.bus.wire import Variant
 from snapd.model.domain import Disk, Inspection
 from snapd.model.record import DomainRecord
-from snapd.model.snapshot import Snapshot
+from snapd.model.snapshot import Snapshot, SnapshotType
 from snapd.service.jobs import Job, JobState
 from snapd.service.managed_domain import ManagedDomain
 
 FLAG_MEMORY = 1
+FLAG_PROTECTED = 2
 FLAG_DAMAGED = 8
-"""2 and 4 stand for protected and adopted, which this version does not know."""
+FLAG_UNDO = 16
+"""4 stands for adopted, which this version does not know."""
 
 
 def disk_row(disk: Disk) -> dict[str, Variant]:
@@ -27,7 +29,9 @@ def disk_row(disk: Disk) -> dict[str, Variant]:
         "Format": Variant("s", disk.format),
         "VirtualSize": Variant("t", disk.virtual_size_bytes),
         "Eligible": Variant("b", disk.eligible),
-        "Reason": Variant("s", disk.obstacle),
+        "CanInternal": Variant("b", not disk.obstacle and not disk.no_internal),
+        "CanExternal": Variant("b", not disk.obstacle and not disk.no_external),
+        "Reason": Variant("s", disk.obstacle or disk.no_internal or disk.no_external),
     }
 
 
@@ -62,16 +66,26 @@ def snapshot_disk_rows(record: DomainRecord, snapshot: Snapshot) -> list[dict[st
 
 
 def snapshot_row(domain: ManagedDomain, snapshot: Snapshot) -> tuple[Any, ...]:
-    flags = (FLAG_MEMORY if snapshot.memory else 0) | (FLAG_DAMAGED if snapshot.name in domain.damaged else 0)
+    flags = (
+        (FLAG_MEMORY if snapshot.memory else 0)
+        | (FLAG_PROTECTED if snapshot.protected else 0)
+        | (FLAG_DAMAGED if snapshot.name in domain.damaged else 0)
+        | (FLAG_UNDO if snapshot.undo else 0)
+    )
     return (
         snapshot_path(domain.name, snapshot.name),
         snapshot.name,
         snapshot.created_usec,
-        snapshot.type.value,
+        type_shown(snapshot),
         snapshot.parent,
         flags,
         domain.record.tree.current == snapshot.name,
     )
+
+
+def type_shown(snapshot: Snapshot) -> str:
+    """Return the type in our own word where libxl has none: disks of both kinds are ``mixed``."""
+    return "mixed" if snapshot.type is SnapshotType.ANY and snapshot.disks else snapshot.type.value
 
 
 def job_row(job: Job) -> tuple[Any, ...]:

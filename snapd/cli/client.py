@@ -8,17 +8,22 @@ It neither prints nor decides how the tool exits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from snapd.bus import names
 from snapd.bus.wire import CallError, Message, Variant, Wire, WireClosed, unwrap
-from snapd.cli.values import Domain, DomainRow, JobProgress, Properties, Snapshot, SnapshotRow, snapshot_name
+from snapd.cli.options import Options
+from snapd.cli.values import Domain, DomainRow, JobEnd, JobProgress, Properties, Snapshot, SnapshotRow, snapshot_name
 
 CALL_TIMEOUT_S = 25.0  # as long as the bus's own clients wait; what takes longer is a job
 JOB_TIMEOUT_S = 7 * 86400.0
 PARALLEL_CALLS = 32
+
+
+_SIGNATURES = {bool: "b", str: "s", dict: "a{ss}"}
 
 _STANDARD = "org.freedesktop.DBus.Error."
 _DENIED = {
@@ -93,28 +98,40 @@ class Service:
 
     async def snapshot(self, domain: str, name: str) -> Snapshot:
         """Fetch everything about a snapshot."""
-        (domain_path,) = await self._manager("GetDomain", "s", domain)
-        (path,) = await self._call(domain_path, names.DOMAIN_INTERFACE, "GetSnapshot", "s", name)
+        path = await self._snapshot_path(domain, name)
         properties = await self._properties(path, names.SNAPSHOT_INTERFACE)
         flags = next((row.flags for row in await self.snapshot_rows(domain) if row.name == name), ())
         return Snapshot.from_properties(domain, properties, flags)
 
-    async def run_job(
-        self, verb: str, domain: str, name: str, options: Mapping[str, str], show: Callable[[JobProgress], None]
-    ) -> str:
+    async def plan(self, verb: str, domain: str, name: str, options: Options) -> list[str]:
+        """Return what ``create``, ``revert`` or ``delete`` would do, a line for each step."""
+        (steps,) = await self._domain(domain, "Plan", "ssa{sv}", verb, name, _variants(options))
+        return list(steps)
+
+    async def cancel_pending_revert(self, domain: str) -> None:
+        """Give up the memory that was to be loaded when the domain runs next."""
+        await self._domain(domain, "CancelPendingRevert")
+
+    async def set_protected(self, domain: str, name: str, protected: bool) -> None:
+        """Protect a snapshot from being deleted, or take that off."""
+        path = await self._snapshot_path(domain, name)
+        await self._call(path, names.SNAPSHOT_INTERFACE, "SetProtected", "b", protected)
+
+    async def run_job(self, verb: str, domain: str, name: str, options: Options, show: Callable[[JobProgress], None]) -> JobEnd:
         """Call a verb of the manager and follow its job to the end.
 
         Args:
             verb: ``CreateSnapshot``, ``RevertSnapshot`` or ``DeleteSnapshot``.
             show: called with the progress at first and whenever it changes.
-        Returns: the name of the snapshot that the job was about.
         Raises: CallFailed with the job's error when it failed.
         Cancellation: raises StoppedWaiting; the job goes on.
         """
-        given = {key: Variant("s", value) for key, value in options.items()}
+        began_s = time.monotonic()
         try:
-            (job,) = await self._manager(verb, "ssa{sv}", domain, name, given)
-            return await self._follow(job, show) or name
+            (job,) = await self._manager(verb, "ssa{sv}", domain, name, _variants(options))
+            snapshot = await self._follow(job, show)
+            took_s = time.monotonic() - began_s
+            return JobEnd(snapshot, await self._notes(job), took_s)
         except asyncio.CancelledError as stop:
             raise StoppedWaiting(
                 f"Stopped waiting; the service goes on with what it has begun. 'domsnap list {domain}' shows what came of it."
@@ -143,6 +160,14 @@ class Service:
             raise CallFailed(error_name, sentence or f"The job ended as {result}.")
         return snapshot_name(snapshot)
 
+    async def _notes(self, job: str) -> tuple[str, ...]:
+        try:
+            return tuple((await self._properties(job, names.JOB_INTERFACE))["Notes"])
+        except CallFailed as error:
+            if error.name in _GONE:  # the service forgets jobs that have ended, the sooner the more there are
+                return ()
+            raise
+
     def _receive(self, message: Message) -> bool:
         if self._show is None or message.member != "PropertiesChanged" or message.path != self._followed:
             return False
@@ -161,10 +186,18 @@ class Service:
             raise
         return Snapshot.from_properties(domain, properties, row.flags)
 
+    async def _snapshot_path(self, domain: str, name: str) -> str:
+        (path,) = await self._domain(domain, "GetSnapshot", "s", name)
+        return str(path)
+
     async def _properties(self, path: str, interface: str) -> Properties:
         (values,) = await self._call(path, names.PROPERTIES_INTERFACE, "GetAll", "s", interface)
         properties: Properties = values
         return properties
+
+    async def _domain(self, domain: str, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
+        (path,) = await self._manager("GetDomain", "s", domain)
+        return await self._call(path, names.DOMAIN_INTERFACE, member, signature, *body)
 
     async def _manager(self, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
         return await self._call(names.ROOT_PATH, names.MANAGER_INTERFACE, member, signature, *body)
@@ -195,6 +228,10 @@ class Service:
         except UnicodeEncodeError as error:
             raise CallFailed("", "A name or text that was given is not valid UTF-8.") from error
         return tuple(unwrap(each) for each in reply)
+
+
+def _variants(options: Options) -> dict[str, Variant]:
+    return {key: Variant(_SIGNATURES[type(value)], value) for key, value in options.items()}
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from snapd.cli.render import duration, printable, size
 from snapd.cli.values import JobProgress
+from snapd.cli.words import duration, printable, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID

@@ -7,7 +7,7 @@ It neither fetches nor shows anything.
 - Objects are named by name, never by object path; an empty name means none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,7 +16,9 @@ from snapd.bus.names import SnapshotPath, parse_path
 Properties = Mapping[str, Any]
 """D-Bus properties or a dictionary of type a{sv}, with plain values."""
 
-FLAGS = {2: "protected", 4: "adopted", 8: "damaged"}
+UNDO = "undo"
+PROTECTED = "protected"
+FLAGS = {2: PROTECTED, 4: "adopted", 8: "damaged", 16: UNDO}
 """The bits of a row of ListSnapshots; 1 is left out because ``memory`` says the same."""
 
 
@@ -31,7 +33,7 @@ class DomainRow:
 
 @dataclass(frozen=True, slots=True)
 class DomainDisk:
-    """A disk as it is now."""
+    """A disk as it is now; ``reason`` says why it cannot have an internal or an external snapshot."""
 
     target: str
     device: str
@@ -39,6 +41,8 @@ class DomainDisk:
     format: str
     virtual_size_bytes: int
     eligible: bool
+    can_internal: bool
+    can_external: bool
     reason: str
 
     @classmethod
@@ -50,13 +54,18 @@ class DomainDisk:
             values["Format"],
             values["VirtualSize"],
             values["Eligible"],
+            values["CanInternal"],
+            values["CanExternal"],
             values["Reason"],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A domain; each blocker says why something cannot be done and is empty when it can."""
+    """A domain; each blocker says why something cannot be done and is empty when it can.
+
+    ``pending_revert`` is the snapshot whose memory is loaded when the domain runs next.
+    """
 
     name: str
     uuid: str
@@ -67,6 +76,8 @@ class Domain:
     monitor: str
     current_snapshot: str
     snapshot_count: int
+    pending_revert: str
+    pending_problem: str
     memory_blocker: str
     live_blocker: str
     disks: tuple[DomainDisk, ...]
@@ -83,6 +94,8 @@ class Domain:
             monitor=values["Monitor"],
             current_snapshot=snapshot_name(values["CurrentSnapshot"]),
             snapshot_count=values["SnapshotCount"],
+            pending_revert=values["PendingRevert"],
+            pending_problem=values["PendingProblem"],
             memory_blocker=values["Capabilities"].get("MemoryBlocker", ""),
             live_blocker=values["Capabilities"].get("LiveBlocker", ""),
             disks=tuple(DomainDisk.from_properties(each) for each in values["Disks"]),
@@ -129,7 +142,10 @@ class SnapshotRow:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot; ``method`` is empty without memory and ``method_reason`` when there is nothing to say."""
+    """A snapshot; ``method`` is empty without memory and ``method_reason`` when there is nothing to say.
+
+    ``left_out`` says of each disk that has no part in it why, by target.
+    """
 
     name: str
     domain: str
@@ -146,9 +162,12 @@ class Snapshot:
     parent: str
     children: tuple[str, ...]
     current: bool
+    protected: bool
+    undo: bool
     bytes: int
     flags: tuple[str, ...]
     disks: tuple[SnapshotDisk, ...]
+    left_out: Mapping[str, str]
 
     @classmethod
     def from_properties(cls, domain: str, values: Properties, flags: tuple[str, ...]) -> Self:
@@ -168,10 +187,25 @@ class Snapshot:
             parent=snapshot_name(values["Parent"]),
             children=tuple(snapshot_name(each) for each in values["Children"]),
             current=values["Current"],
+            protected=values["Protected"],
+            undo=values["Undo"],
             bytes=values["Bytes"],
             flags=flags,
             disks=tuple(SnapshotDisk.from_properties(each) for each in values["Disks"]),
+            left_out=dict(values["LeftOut"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How a job that was done ended.
+
+    ``snapshot`` is the one it was about, where that exists now. ``notes`` are sentences for whoever began the job.
+    """
+
+    snapshot: str
+    notes: tuple[str, ...]
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,3 +241,8 @@ def below(rows: list[SnapshotRow], name: str) -> list[str]:
         found += of_this
         waiting += of_this
     return found
+
+
+def undo_points(rows: Iterable[SnapshotRow]) -> list[str]:
+    """Return the names of the undo points among rows, in their order."""
+    return [row.name for row in rows if UNDO in row.flags]

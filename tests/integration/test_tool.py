@@ -19,12 +19,15 @@ POLICY = Path(__file__).parents[2] / "dbus" / "org.domsnap1.conf"
 
 DOMAIN_KEYS = {
     *("name", "uuid", "state", "state_reason", "interrupted", "source", "monitor", "current_snapshot", "snapshot_count"),
-    *("memory_blocker", "live_blocker", "disks"),
+    *("pending_revert", "pending_problem", "memory_blocker", "live_blocker", "disks"),
 }
-DOMAIN_DISK_KEYS = {"target", "device", "image", "format", "virtual_size_bytes", "eligible", "reason"}
+DOMAIN_DISK_KEYS = {
+    *("target", "device", "image", "format", "virtual_size_bytes", "eligible", "can_internal", "can_external", "reason"),
+}
 SNAPSHOT_KEYS = {
     *("name", "domain", "description", "creation_usec", "type", "memory", "memory_bytes", "pause_usec", "method"),
-    *("method_reason", "consistency", "domain_state", "parent", "children", "current", "bytes", "flags", "disks"),
+    *("method_reason", "consistency", "domain_state", "parent", "children", "current", "protected", "undo", "bytes"),
+    *("flags", "disks", "left_out"),
 }
 STEPS = ("making files", "saving memory", *(f"saving memory  {part} %" for part in (25, 50, 75, 100)), "making it durable")
 SNAPSHOT_DISK_KEYS = {"target", "device", "image", "format", "tag", "virtual_size_bytes"}
@@ -47,7 +50,7 @@ async def test_a_persons_session(stage: Scene, tool: Tool) -> None:
 
     made = await asyncio.to_thread(tool.run, "create", DOMAIN, "base", "--description", "before all")
     assert made.returncode == 0
-    assert re.fullmatch(r"Created base: full, 2 disks, guest paused for [\d.]+ m?s, \d+ KiB, [\d.]+ m?s\.\n", made.stdout)
+    assert re.fullmatch(r"Created base: full, external, 2 disks, paused for [\d.]+ m?s, \d+ KiB, [\d.]+ m?s\.\n", made.stdout)
     # Progress is announced at most five times a second, so a quick job may show no more than its first step.
     assert made.stderr
     assert set(made.stderr.splitlines()) <= {f"vm1  {step}" for step in STEPS}
@@ -55,8 +58,8 @@ async def test_a_persons_session(stage: Scene, tool: Tool) -> None:
     match = re.match(r"Created (\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d): ", named)
     assert match
     stage.qemu.wait_counting()
-    reverted = await asyncio.to_thread(tool.done, "revert", DOMAIN, "base")
-    assert re.fullmatch(r"Reverted vm1 to base in [\d.]+ m?s; the guest is running\.\n", reverted)
+    reverted = await asyncio.to_thread(tool.done, "revert", DOMAIN, "base", "--no-undo")
+    assert re.fullmatch(r"Reverted vm1 to base in [\d.]+ m?s; QEMU kept running\.\n", reverted)
     await asyncio.to_thread(tool.done, "create", DOMAIN, "branch", "--live", "no")
 
     tree = (await asyncio.to_thread(tool.done, "list", DOMAIN)).splitlines()
@@ -86,7 +89,7 @@ async def test_a_persons_session(stage: Scene, tool: Tool) -> None:
 
 async def test_json_has_the_documented_keys(tool: Tool) -> None:
     made = await asyncio.to_thread(tool.json, "create", DOMAIN, "a", "--description", "Ä")
-    assert set(made) == {"result", "snapshot", "duration_s"}
+    assert set(made) == {"result", "snapshot", "duration_s", "notes"}
     assert (made["result"], made["snapshot"]["name"], made["snapshot"]["description"]) == ("done", "a", "Ä")
     _assert_snapshot(made["snapshot"])
     await asyncio.to_thread(tool.json, "create", DOMAIN, "b")
@@ -108,11 +111,23 @@ async def test_json_has_the_documented_keys(tool: Tool) -> None:
     assert set(shown) == {"snapshot"}
     _assert_snapshot(shown["snapshot"])
     reverted = await asyncio.to_thread(tool.json, "revert", DOMAIN, "a")
-    assert set(reverted) == {"result", "domain", "snapshot", "duration_s"}
+    assert set(reverted) == {"result", "domain", "snapshot", "undo", "duration_s", "notes"}
     assert (reverted["domain"]["current_snapshot"], reverted["snapshot"]["current"]) == ("a", True)
+    _assert_domain(reverted["domain"])
+    _assert_snapshot(reverted["snapshot"])
+    shown = await asyncio.to_thread(tool.json, "show", DOMAIN, reverted["undo"])
+    _assert_snapshot(shown["snapshot"])
+    assert (shown["snapshot"]["undo"], shown["snapshot"]["flags"]) == (True, ["undo"])
+    protected = await asyncio.to_thread(tool.json, "protect", DOMAIN, "b")
+    assert set(protected) == {"result", "snapshot"}
+    assert (protected["snapshot"]["protected"], protected["snapshot"]["flags"]) == (True, ["protected"])
+    await asyncio.to_thread(tool.json, "protect", DOMAIN, "b", "--off")
+    planned = await asyncio.to_thread(tool.json, "plan", "delete", DOMAIN, "a", "--children")
+    assert set(planned) == {"steps"}
+    assert {"Forget snapshot 'a'.", "Forget snapshot 'b'."} < set(planned["steps"])
     deleted = await asyncio.to_thread(tool.json, "delete", DOMAIN, "a", "--children")
-    assert set(deleted) == {"result", "deleted", "duration_s"}
-    assert deleted["deleted"] == ["a", "b"]
+    assert set(deleted) == {"result", "deleted", "duration_s", "notes"}
+    assert sorted(deleted["deleted"]) == ["a", "b", reverted["undo"]]
     refused = await asyncio.to_thread(tool.run, "--json", "show", DOMAIN, "a")
     assert refused.returncode == 1
     error = json.loads(refused.stdout)
@@ -137,15 +152,15 @@ def _assert_snapshot(snapshot: dict[str, object]) -> None:
 
 async def test_a_revert_leaves_the_guest_as_asked(stage: Scene, tool: Tool) -> None:
     await stage.create("a")
-    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "a", "--paused")
-    assert said.endswith("; the guest is paused.\n")
+    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "a", "--paused", "--no-undo")
+    assert said.endswith("; QEMU kept running, and the guest is paused.\n")
     assert not stage.qemu.control.execute("query-status")["running"]
     await stage.create("p")
-    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "p", "--running")
-    assert said.endswith("; the guest is running.\n")
+    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "p", "--running", "--no-undo")
+    assert said.endswith("; QEMU kept running.\n")
     stage.qemu.wait_counting()
-    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "p")
-    assert said.endswith("; the guest is paused.\n")
+    said = await asyncio.to_thread(tool.done, "revert", DOMAIN, "p", "--no-undo")
+    assert said.endswith("; QEMU kept running, and the guest is paused.\n")
 
 
 async def test_it_asks_on_a_terminal_and_shows_a_bar_there(stage: Scene, tool: Tool) -> None:
@@ -161,10 +176,11 @@ async def test_it_asks_on_a_terminal_and_shows_a_bar_there(stage: Scene, tool: T
         assert question in shown
         assert "domsnap: Nothing was done." in shown
     assert [row[1] for row in await stage.snapshots()] == ["a"]
-    code, shown = await asyncio.to_thread(tool.on_terminal, "revert", DOMAIN, "a", "--yes")
+    code, shown = await asyncio.to_thread(tool.on_terminal, "revert", DOMAIN, "a", "--no-undo", "--yes")
     assert (code, "[y/N]" in shown) == (0, False)
-    code, shown = await asyncio.to_thread(tool.on_terminal, "revert", DOMAIN, "a", answer="y")
+    code, shown = await asyncio.to_thread(tool.on_terminal, "revert", DOMAIN, "a", "--no-undo", answer="y")
     assert code == 0
+    assert "What is not in a snapshot is lost. Go on?" in shown
     assert "Reverted vm1 to a in" in shown
     code, shown = await asyncio.to_thread(tool.on_terminal, "delete", DOMAIN, "a", answer="y")
     assert code == 0
@@ -188,6 +204,12 @@ async def test_exit_codes(stage: Scene, tool: Tool) -> None:
     await ends(1, "a/b", "create", DOMAIN, "a/b")
     await ends(2, "No such command", "frobnicate")
     await ends(2, "Missing argument", "create")
+    await ends(1, "Undoing a revert is not possible", "revert", DOMAIN, "--undo")
+    await ends(1, "Cancelling a pending revert is not possible", "cancel-revert", DOMAIN)
+    await ends(1, "'x'", "protect", DOMAIN, "x")
+    await ends(1, "'x'", "plan", "delete", DOMAIN, "x")
+    await ends(1, "nosuch", "plan", "create", "nosuch")
+    await ends(1, "names x, and domain vm1 has only disk0, disk1", "create", DOMAIN, "--disk", "x=no")
     await ends(2, "exclude each other", "revert", DOMAIN, "x", "--paused", "--running")
     await ends(2, "exclude each other", "delete", DOMAIN, "x", "--children", "--only-children")
     await ends(2, "Invalid value", "create", DOMAIN, "--live", "perhaps")
@@ -204,7 +226,8 @@ async def test_who_may_only_look_is_told_so_with_an_exit_code_of_its_own() -> No
         await stage.create("a")
         listed = await asyncio.to_thread(tool.run, "list", DOMAIN, as_nobody=True)
         assert (listed.returncode, "└─ a" in listed.stdout) == (0, True), listed.stderr
-        for arguments in (("create", DOMAIN, "b"), ("revert", DOMAIN, "a"), ("delete", DOMAIN, "a")):
+        forbidden = ["create vm1 b", "revert vm1 a", "delete vm1 a", "protect vm1 a", "plan create vm1", "cancel-revert vm1"]
+        for arguments in map(str.split, forbidden):
             denied = await asyncio.to_thread(tool.run, *arguments, as_nobody=True)
             assert denied.returncode == 4
             assert denied.stderr.startswith("domsnap: You may not ")

@@ -1,72 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""What the tool writes for people, and how it takes its command line."""
+"""What the tool shows of domains and snapshots, and how it writes single values."""
 
 import dataclasses
-import io
-import json
-from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from snapd.cli import progress, render
-from snapd.cli.main import main
-from snapd.cli.values import Domain, DomainDisk, DomainRow, JobProgress, Snapshot, SnapshotDisk, SnapshotRow, below
-
-SECOND = 1_000_000
-DAY = 86400 * SECOND
-NOW = 1_800_000_000 * SECOND
-MIB = 2**20
-
-DISK = DomainDisk("virtio-disk0", "/machine/disk0", "/srv/disk0.raw", "raw", 8 * 2**30, True, "")
-CDROM = DomainDisk("cd", "/machine/cd", "", "raw", 0, False, "it is a CD-ROM")
-KEPT_DISK = SnapshotDisk("virtio-disk0", "/machine/disk0", "/srv/disk0.raw", "raw", "", 8 * 2**30)
-
-VM1 = Domain(
-    name="vm1",
-    uuid="a4eb4367-b880-3b11-d1e8-d5d2b2c1a3aa",
-    state="running",
-    state_reason="",
-    interrupted="",
-    source="defined",
-    monitor="/run/qemu/vm1.monitor",
-    current_snapshot="before-upgrade",
-    snapshot_count=3,
-    memory_blocker="",
-    live_blocker="",
-    disks=(DISK, CDROM),
-)
-
-
-def snapshot(name: str, parent: str = "", days: float = 0, **changes: Any) -> Snapshot:
-    plain = Snapshot(
-        name=name,
-        domain="vm1",
-        description="",
-        creation_usec=int(NOW - days * DAY),
-        type="external",
-        memory=True,
-        memory_bytes=400 * MIB,
-        pause_usec=8000,
-        method="live",
-        method_reason="",
-        consistency="full",
-        domain_state="running",
-        parent=parent,
-        children=(),
-        current=False,
-        bytes=412 * MIB,
-        flags=(),
-        disks=(KEPT_DISK,),
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-FRESH = snapshot("fresh-install", days=22, flags=("protected",))
-UPGRADE = snapshot("before-upgrade", "fresh-install", days=2, bytes=1126 * MIB, pause_usec=12_000, current=True)
-EXPERIMENT = snapshot(
-    "experiment", "fresh-install", days=1, memory=False, pause_usec=0, consistency="offline", bytes=96 * MIB, method=""
+from snapd.cli import render, words
+from snapd.cli.values import DomainRow, SnapshotRow, below, undo_points
+from tests.lab.tool_values import (
+    CDROM,
+    DISK,
+    EXPERIMENT,
+    FRESH,
+    MIB,
+    NOW,
+    QCOW2,
+    SECOND,
+    TAGGED_DISK,
+    UNDO,
+    UPGRADE,
+    VM1,
+    snapshot,
 )
 
 
@@ -84,7 +38,7 @@ EXPERIMENT = snapshot(
     ],
 )
 def test_sizes(count: int, text: str) -> None:
-    assert render.size(count) == text
+    assert words.size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -102,7 +56,7 @@ def test_sizes(count: int, text: str) -> None:
     ],
 )
 def test_ages(seconds: int, text: str) -> None:
-    assert render.age(NOW - seconds * SECOND, NOW) == text
+    assert words.age(NOW - seconds * SECOND, NOW) == text
 
 
 @pytest.mark.parametrize(
@@ -110,16 +64,39 @@ def test_ages(seconds: int, text: str) -> None:
     [(0.008, "8 ms"), (0.9999, "1.0 s"), (4.8, "4.8 s"), (59.97, "1 min 0 s"), (200, "3 min 20 s"), (7320, "2 h 2 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert words.duration(seconds) == text
+
+
+def test_pieces_are_packed_into_80_columns_and_never_broken() -> None:
+    assert words.packed(["a" * 40, "", "b" * 39, "c d"]) == f"{'a' * 40} {'b' * 39}\nc d"
+    assert words.packed(["日" * 40, "b"]) == f"{'日' * 40}\nb"
+    assert words.packed(["x" * 100]) == "x" * 100
+
+
+def test_a_command_is_what_a_shell_takes() -> None:
+    assert words.command("revert", "my vm", "--undo") == "domsnap revert 'my vm' --undo"
 
 
 def test_the_tree() -> None:
-    assert render.snapshot_tree(VM1, [EXPERIMENT, FRESH, UPGRADE], NOW).splitlines() == [
-        "vm1  running  2 disks  1.6 GiB in snapshots",
-        "└─ fresh-install      3 weeks ago  full   412 MiB  paused 8 ms   protected",
-        "   ├─ before-upgrade  2 days ago   full   1.1 GiB  paused 12 ms",
-        "   │  └─ (now)",
-        "   └─ experiment      yesterday    disks   96 MiB  offline",
+    assert render.snapshot_tree(VM1, [EXPERIMENT, FRESH, UPGRADE, UNDO], NOW).splitlines() == [
+        "vm1  running  2 disks  1.5 GiB in snapshots",
+        "└─ fresh-install                   3 weeks ago  full   412 MiB  paused 8 ms   protected",
+        "   ├─ before-upgrade               2 days ago   full   1.1 GiB  paused 12 ms",
+        "   │  ├─ (now)",
+        "   │  └─ undo-2027-01-15T08-00-00  just now     disks           undo point    protected",
+        "   └─ experiment                   yesterday    disks           quiesced",
+    ]
+
+
+def test_a_memory_that_waits_stands_in_the_head_line_of_the_tree() -> None:
+    waiting = dataclasses.replace(VM1, state="shutoff", pending_revert="a", pending_problem="Its machine is another.")
+    assert render.snapshot_tree(waiting, [snapshot("a", bytes=0)], NOW).splitlines()[:2] == [
+        "vm1  shutoff  2 disks  memory of a is loaded when it runs next",
+        "The memory was not loaded when it last ran: Its machine is another.",
+    ]
+    assert render.snapshot_tree(waiting, [snapshot("a")], NOW).splitlines()[:2] == [
+        "vm1  shutoff  2 disks  412 MiB in snapshots",
+        "memory of a is loaded when it runs next",
     ]
 
 
@@ -161,35 +138,78 @@ def test_the_table_of_domains() -> None:
     assert render.domain_table([]) == "No domains."
 
 
-def test_the_details_of_a_domain_say_why_a_disk_is_left_out() -> None:
-    text = render.domain_details(dataclasses.replace(VM1, live_blocker="memory lies in a file"))
-    assert "not in snapshots: it is a CD-ROM" in text
-    assert "not possible: memory lies in a file" in text
-    assert "/srv/disk0.raw" in text
+def test_the_details_of_a_domain_say_what_each_disk_can_and_why_not_more() -> None:
+    domain = dataclasses.replace(VM1, live_blocker="memory lies in a file", disks=(DISK, QCOW2, CDROM))
+    lines = render.domain_details(domain).splitlines()
+    assert lines[lines.index("  Disks") :] == [
+        "  Disks",
+        "    virtio-disk0  8.0 GiB  raw    external              /srv/disk0.raw",
+        "      not internal: its format raw has no internal snapshots",
+        "    virtio-disk1  1.0 GiB  qcow2  internal or external  /srv/disk1.qcow2",
+        "    cd            0 B      raw    no snapshots          no medium",
+        "      not in snapshots: it is a CD-ROM or floppy",
+    ]
+    assert "  Live       not possible: memory lies in a file" in lines
+
+
+def test_the_details_of_a_domain_tell_of_a_memory_that_waits() -> None:
+    waiting = dataclasses.replace(VM1, state="shutoff", state_reason="No QEMU runs.", pending_revert="fresh-install")
+    assert "  Pending    memory of fresh-install is loaded when it runs next\n" in render.domain_details(waiting)
+    assert "Not loaded" not in render.domain_details(waiting)
+    failed = dataclasses.replace(waiting, pending_problem="Its machine is another.")
+    assert "  Not loaded  Its machine is another.\n" in render.domain_details(failed)
+    assert "Pending" not in render.domain_details(VM1)
 
 
 def test_the_details_of_a_snapshot() -> None:
-    text = render.snapshot_details(dataclasses.replace(FRESH, method="paused", method_reason="QEMU is too old."), NOW)
-    assert "saved paused" in text
-    assert "QEMU is too old." in text
-    assert "full, protected" in text
-
-
-def test_results() -> None:
-    assert render.created(UPGRADE, 4.8) == "Created before-upgrade: full, 1 disk, guest paused for 12 ms, 1.1 GiB, 4.8 s."
-    assert render.created(EXPERIMENT, 0.2) == "Created experiment: disks, 1 disk, offline, 96 MiB, 200 ms."
-    assert render.reverted(VM1, "fresh-install", 1.3) == "Reverted vm1 to fresh-install in 1.3 s; the guest is running."
-    assert render.deleted("a", [], "tree", 0.4) == "Deleted a in 400 ms."
-    assert render.deleted("a", ["b"], "tree", 0.4) == "Deleted a and 1 snapshot below it in 400 ms."
-    assert render.deleted("a", ["b", "c"], "children", 0.4) == "Deleted 2 snapshots below a in 400 ms."
-
-
-def test_questions() -> None:
-    assert render.revert_question("vm1", FRESH, NOW) == (
-        "vm1 goes back to fresh-install (3 weeks ago). What is not in a snapshot is lost. Go on?"
+    kept = dataclasses.replace(
+        FRESH,
+        type="mixed",
+        method="paused",
+        method_reason="QEMU is too old.",
+        flags=("protected", "damaged"),
+        disks=(*FRESH.disks, TAGGED_DISK),
+        left_out={"cd": "it is a CD-ROM or floppy"},
     )
-    assert render.delete_question("vm1", FRESH, [], "one", NOW) == "Delete fresh-install of vm1 (full, 412 MiB, 3 weeks ago)?"
-    assert render.delete_question("vm1", FRESH, ["a", "b"], "children", NOW) == "Delete 2 snapshots below fresh-install of vm1?"
+    assert render.snapshot_details(kept, NOW).splitlines() == [
+        "vm1 fresh-install",
+        "  Taken        3 weeks ago",
+        "  Kind         full",
+        "  Type         mixed",
+        "  Size         412 MiB",
+        "  Memory       400 MiB, saved paused",
+        "  Not live     QEMU is too old.",
+        "  Paused for   8 ms",
+        "  Consistency  full",
+        "  Domain was   running",
+        "  Parent       none",
+        "  Current      no",
+        "  Protected    yes",
+        "  Flags        damaged",
+        "  Disks",
+        "    virtio-disk0  8.0 GiB  raw    external  /srv/disk0.raw",
+        "    virtio-disk1  1.0 GiB  qcow2  internal  /srv/disk1.qcow2 tag tagged",
+        "  Left out",
+        "    cd: it is a CD-ROM or floppy",
+    ]
+
+
+def test_the_details_of_an_undo_point_say_how_long_it_stays() -> None:
+    assert "Undo point   yes\n" in render.snapshot_details(UNDO, NOW)
+    loose = dataclasses.replace(UNDO, protected=False)
+    assert "Undo point   yes; it ends with the next revert unless it is protected\n" in render.snapshot_details(loose, NOW)
+    assert "Type         no disks" in render.snapshot_details(dataclasses.replace(loose, type="any", disks=()), NOW)
+
+
+def test_long_values_are_broken_between_words() -> None:
+    lines = render.snapshot_details(dataclasses.replace(FRESH, description="word " * 40), NOW).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].startswith(" " * 15 + "word")
+
+
+def test_a_plan_is_a_line_for_each_step() -> None:
+    assert render.plan(["Stop the guest.", "Reset the guest."]) == "Stop the guest.\nReset the guest."
+    assert render.plan([]) == "Nothing would be done."
 
 
 def test_nothing_of_others_reaches_the_terminal_unescaped() -> None:
@@ -207,82 +227,13 @@ def test_what_is_below_in_the_tree() -> None:
 
 
 def test_the_flags_of_a_row() -> None:
-    assert SnapshotRow.from_row(("/", "a", 0, "external", "", 1 | 2 | 8, False)).flags == ("protected", "damaged")
+    assert SnapshotRow.from_row(("/", "a", 0, "external", "", 1 | 2 | 8 | 16, False)).flags == ("protected", "damaged", "undo")
 
 
-def test_progress_in_plain_lines() -> None:
-    stream = io.StringIO()
-    with progress.reporter("vm1", stream, silent=False) as reporter:
-        for step, fraction in [("", None), ("preparing", None), ("saving memory", 0.1), ("saving memory", 0.2)]:
-            reporter.show(JobProgress(step, fraction, 0))
-        for fraction in (0.26, 0.3, 0.8):
-            reporter.show(JobProgress("saving memory", fraction, 0))
-    assert stream.getvalue().splitlines() == [
-        "vm1  preparing",
-        "vm1  saving memory",
-        "vm1  saving memory  25 %",
-        "vm1  saving memory  75 %",
+def test_the_undo_points_among_rows() -> None:
+    rows = [
+        SnapshotRow("/", "a", "", ()),
+        SnapshotRow("/", "u1", "", ("undo", "protected")),
+        SnapshotRow("/", "u2", "", ("undo",)),
     ]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_on_a_terminal_is_a_bar_and_leaves_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    stream = Terminal()
-    with progress.reporter("vm[1]", stream, silent=False) as reporter:
-        reporter.show(JobProgress("saving memory", None, 0))
-        reporter.show(JobProgress("saving memory", 0.62, 640 * MIB))
-    shown = stream.getvalue()
-    assert "vm[1]" in shown
-    assert "62 %" in shown
-    assert "640 MiB" in shown
-    assert shown.endswith("\x1b[2K")
-
-
-def test_progress_for_programs_is_silent() -> None:
-    stream = io.StringIO()
-    with progress.reporter("vm1", stream, silent=True) as reporter:
-        reporter.show(JobProgress("saving memory", 0.5, 0))
-    assert stream.getvalue() == ""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["list"], "Missing argument 'DOMAIN'"),
-        (["create", "vm1", "a", "b"], "unexpected extra argument"),
-        (["create", "vm1", "--live", "maybe"], "is not one of 'auto', 'require', 'no'"),
-        (["revert", "vm1", "a", "--paused", "--running"], "--paused and --running exclude each other"),
-        (["delete", "vm1", "a", "--children", "--only-children"], "--children and --only-children exclude each other"),
-        (["restore", "vm1"], "No such command 'restore'"),
-    ],
-)
-def test_a_wrong_command_line_ends_with_2(arguments: list[str], complaint: str) -> None:
-    outcome = CliRunner().invoke(main, arguments)
-    assert outcome.exit_code == 2
-    assert complaint in outcome.stderr
-    assert outcome.stdout == ""
-
-
-def test_without_a_bus_it_ends_with_3_and_says_so_to_people_and_programs(tmp_path: Path) -> None:
-    outcome = CliRunner().invoke(main, ["--json", "--bus", f"unix:path={tmp_path}/none", "domains"])
-    assert outcome.exit_code == 3
-    assert outcome.stderr.startswith("domsnap: Not connected: ")
-    assert json.loads(outcome.stdout)["error"]["name"] == ""
-
-
-def test_the_bus_is_also_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DOMSNAP_BUS", f"unix:path={tmp_path}/none")
-    assert "none" in CliRunner().invoke(main, ["domains"]).stderr
-
-
-def test_help_names_the_verbs() -> None:
-    outcome = CliRunner().invoke(main, ["-h"])
-    assert outcome.exit_code == 0
-    for verb in ("domains", "list", "show", "create", "revert", "delete"):
-        assert verb in outcome.stdout
+    assert undo_points(rows) == ["u1", "u2"]
