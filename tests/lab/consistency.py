@@ -19,7 +19,7 @@ async def revert_and_compare(stage: Scene, name: str, disks: int = 2) -> None:
     await stage.revert_paused(name)
     memory = stage.qemu.counter()
     pinned = sorted((await stage.properties(name))["Disks"], key=lambda disk: str(disk["Target"]))
-    counters = [disk_counter(disk["Image"], disk["Format"]) for disk in pinned]
+    counters = [disk_counter(disk["Image"], disk["Format"], disk["Tag"]) for disk in pinned]
     assert len(counters) == disks
     # It counts in memory, then writes the first disk, then the second: each may be one behind what comes before it.
     assert all(memory - counter in (0, 1) for counter in counters), f"{name}: memory {memory}, disks {counters}"

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.images import content
+
 SECTOR_BYTES = 512
 COUNTER_ADDRESS = 0x7E00
 ROUNDS_ADDRESS = 0x7C00 + 504
@@ -94,8 +96,10 @@ def memory_rounds(hmp: Hmp) -> int:
     return _word(hmp, ROUNDS_ADDRESS)
 
 
-def disk_counter(path: str | os.PathLike[str], image_format: str) -> int:
-    """Return the counter as the image has it, with its backing images; a QEMU may have it open."""
+def disk_counter(path: str | os.PathLike[str], image_format: str, tag: str = "") -> int:
+    """Return the counter in the image, or in an internal snapshot of it, with its backing images; a QEMU may have it open."""
+    if tag:
+        return int(struct.unpack_from("<I", content(path, image_format, tag), SECTOR_BYTES)[0])
     with tempfile.TemporaryDirectory(prefix="tiny-guest-") as directory:
         sectors = Path(directory, "sectors")
         # From the start of the disk: with skip=, qemu-img takes count= for where to end.

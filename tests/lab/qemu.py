@@ -126,7 +126,10 @@ class QemuProcess:
         extra: Sequence[str] = (),
         cwd: Path | None = None,
     ) -> None:
-        self.directory, self.disks = directory, tuple(disks)
+        self.directory = directory
+        self.environment: dict[str, str] = {}
+        """What QEMU finds in its environment besides the test's own."""
+        self._accel, self._memory_mib, self._paused, self._extra = accel, memory_mib, paused, tuple(extra)
         self.monitor = directory / "qmp"
         """For whoever is tested; nothing here connects to it."""
         self._control_path = directory / "ctl"
@@ -134,12 +137,22 @@ class QemuProcess:
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
         self._control: Qmp | None = None
+        self.disks = tuple(disks)
+
+    @property
+    def disks(self) -> tuple[GuestDisk, ...]:
+        """What QEMU has, or has from its next start on; setting them makes ``arguments`` anew."""
+        return self._disks
+
+    @disks.setter
+    def disks(self, disks: Sequence[GuestDisk]) -> None:
+        self._disks = tuple(disks)
         self.arguments = [
-            *("-accel", accel, "-m", str(memory_mib), "-display", "none", "-nodefaults", "-no-user-config"),
+            *("-accel", self._accel, "-m", str(self._memory_mib), "-display", "none", "-nodefaults", "-no-user-config"),
             *("-qmp", f"unix:{self.monitor},server=on,wait=off", "-qmp", f"unix:{self._control_path},server=on,wait=off"),
-            *(["-S"] if paused else []),
-            *_disk_arguments(self.disks),
-            *extra,
+            *(["-S"] if self._paused else []),
+            *_disk_arguments(self._disks),
+            *self._extra,
         ]
 
     @property
@@ -162,6 +175,7 @@ class QemuProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self._cwd,
+                env={**os.environ, **self.environment},
                 # Python ignores SIGXFSZ; so does QEMU then, and `limit_files` makes its writes fail instead of ending it.
                 restore_signals=False,
             )

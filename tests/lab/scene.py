@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from snapd.bus.names import (
     BUS_NAME,
     DOMAIN_INTERFACE,
+    JOB_INTERFACE,
     MANAGER_INTERFACE,
     PROPERTIES_INTERFACE,
     ROOT_PATH,
@@ -68,6 +69,8 @@ class Scene:
         await self.manager("CreateSnapshot", "ssa{sv}", DOMAIN, name, {**options, "wait": Variant("b", True)})
 
     async def revert(self, name: str, **options: Variant) -> None:
+        """Go back to a snapshot and wait until it is done; it keeps an undo point only if ``undo`` says so."""
+        options = {"undo": Variant("b", False), **{key.replace("_", "-"): value for key, value in options.items()}}
         await self.manager("RevertSnapshot", "ssa{sv}", DOMAIN, name, {**options, "wait": Variant("b", True)})
 
     async def revert_paused(self, name: str) -> None:
@@ -90,6 +93,28 @@ class Scene:
         (values,) = await self.wire.call(BUS_NAME, path, PROPERTIES_INTERFACE, "GetAll", "s", (interface,))
         return {name: unwrap(value) for name, value in values.items()}
 
+    async def job(self, path: str) -> dict[str, Any]:
+        """Return the properties of a job."""
+        (values,) = await self.wire.call(BUS_NAME, path, PROPERTIES_INTERFACE, "GetAll", "s", (JOB_INTERFACE,))
+        return {name: unwrap(value) for name, value in values.items()}
+
+    async def wait_rest(self, timeout_s: float = STATE_TIMEOUT_S) -> None:
+        """Wait until the service has nothing left to do for the domain, of what it does by itself."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self._arrived.clear()
+                    (jobs,) = await self.manager("ListJobs")
+                    if all(job[2] != "running" for job in jobs) and not await self._waits():
+                        return
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise AssertionError(f"something is left to do: {(self.state / 'domain.libxl-json').read_text()}") from None
+
+    async def _waits(self) -> bool:
+        """Whether the state names something that is to be collected once it can be."""
+        return '"doomed"' in (self.state / "domain.libxl-json").read_text()
+
     async def wait_state(self, *states: str, timeout_s: float = STATE_TIMEOUT_S) -> dict[str, Any]:
         """Wait for signals until the domain is in one of ``states``. Returns: its properties."""
         seen: dict[str, Any] = {}
@@ -103,6 +128,20 @@ class Scene:
                     await self._arrived.wait()
         except TimeoutError:
             raise AssertionError(f"the domain is {seen.get('State')} ({seen.get('StateReason')}), not {states}") from None
+
+    async def wait_property(self, name: str, timeout_s: float = STATE_TIMEOUT_S) -> dict[str, Any]:
+        """Wait for signals until a property of the domain is neither empty nor zero. Returns: all properties."""
+        seen: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not seen.get(name):
+                    self._arrived.clear()
+                    seen = await self.properties()
+                    if not seen[name]:
+                        await self._arrived.wait()
+        except TimeoutError:
+            raise AssertionError(f"{name} stays {seen.get(name)!r}; the properties are {seen}") from None
+        return seen
 
     async def wait_signal(self, member: str, count: int = 1, timeout_s: float = STATE_TIMEOUT_S) -> list[Message]:
         """Wait until ``count`` signals called ``member`` have come, and return them."""
@@ -139,6 +178,44 @@ class Scene:
             self._arrived.set()
         return False
 
+    async def domain(self, member: str, signature: str = "", *body: Any) -> tuple[Any, ...]:
+        path = domain_path(DOMAIN)
+        return await self.wire.call(BUS_NAME, path, DOMAIN_INTERFACE, member, signature, body, timeout_s=JOB_TIMEOUT_S)
+
+    async def plan(self, verb: str, name: str, **options: Variant) -> list[str]:
+        """Return what a verb would do, in words. Raises: CallError."""
+        (steps,) = await self.domain("Plan", "ssa{sv}", verb, name, options)
+        return list(steps)
+
+    async def shut_off(self, *, kill: bool = False) -> None:
+        """End QEMU and wait until the service knows."""
+        if kill:
+            self.qemu.stop()
+        else:
+            self.qemu.control.execute("quit")
+            self.qemu.wait_ended()
+        await self.wait_state("shutoff")
+
+    async def start(self, *states: str) -> None:
+        """Start QEMU on the active images, as a unit does that reads ``disks.env``, and wait until the domain is there."""
+        active = self.active_images()
+        self.qemu.disks = tuple(
+            replace(disk, path=active[disk.id][0], format=active[disk.id][1]) if disk.id in active else disk
+            for disk in self.qemu.disks
+        )
+        self.qemu.start()
+        await self.wait_state(*(states or ("running", "paused")))
+
+    def active_images(self) -> dict[str, tuple[str, str]]:
+        """Return path and format of each disk's active image, as ``disks.env`` tells them."""
+        found: dict[str, str] = {}
+        for line in (self.state / "disks.env").read_text().splitlines():
+            if line.startswith("DOMSNAP_"):
+                name, _, value = line.removeprefix("DOMSNAP_").partition("=")
+                found[name] = value.strip('"')
+        targets = {disk.id: disk.id.upper() for disk in self.qemu.disks if f"{disk.id.upper()}_FILE" in found}
+        return {target: (found[f"{stem}_FILE"], found[f"{stem}_FORMAT"]) for target, stem in targets.items()}
+
     async def restart_daemon(self, signal_number: int) -> None:
         """End the daemon with a signal and start it again."""
         self.daemon.stop(signal_number)
@@ -171,6 +248,7 @@ async def scene(
     extra: Sequence[str] = (),
     define: Mapping[str, Any] | None = None,
     paused: bool = False,
+    counts: bool = True,
     uuid: str = UUID,
     states: Sequence[str] = ("running", "paused"),
     policies: tuple[Path, ...] = (),
@@ -181,6 +259,7 @@ async def scene(
 
     Args:
         disks: their relative paths lie in the scene's ``images``; those that do not exist are made.
+        counts: whether the guest is the tiny one, which counts.
         define: more keys of the domain's definition.
         uuid: in the domain's definition; empty for none.
         states: in one of these the domain is when the scene is set.
@@ -209,7 +288,7 @@ async def scene(
                         "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", (match,)
                     )
                     await made.wait_state(*states)
-                    if not paused:
+                    if counts and not paused:
                         await asyncio.to_thread(qemu.wait_counting)
                     yield made
                 except BaseException:
