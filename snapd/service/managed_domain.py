@@ -4,7 +4,7 @@
 Not here: how a mutation runs (``mutations``) and how a verb is carried out (``engine``). Invariants:
 
 - a domain with an intent that nobody has settled is never changed;
-- what had to wait for another state is done when that state comes: a memory that is to be loaded, images to be collected.
+- what had to wait for another state is done when that state comes (``arrears``).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from snapd.model.plan import CreateRequest, DeleteRequest, RevertRequest
 from snapd.model.planner import find_snapshot
 from snapd.model.record import DomainRecord
 from snapd.service.adapters import Ledger
+from snapd.service.arrears import Arrears
 from snapd.service.changes import changes
 from snapd.service.jobs import Job
 from snapd.service.mutations import Mutations, Surroundings
@@ -36,17 +37,12 @@ RESTART_S = 5.0
 
 NO_UUID = "00000000-0000-0000-0000-000000000000"
 
-OURSELVES_UID = 0
-"""Who begins what the service does by itself."""
-
 log = logging.getLogger(__name__)
 
 Request = CreateRequest | RevertRequest | DeleteRequest
 
 
 class ManagedDomain:
-    """``pending_problem`` says why a memory that is to be loaded was not when the domain last ran."""
-
     def __init__(self, definition: DomainDefinition, around: Surroundings) -> None:
         self.definition = definition
         self._around = around
@@ -59,7 +55,7 @@ class ManagedDomain:
         self.seen: Inspection | None = None
         self.state = DomainState.UNREACHABLE
         self.reason = "its monitor has not been tried yet"
-        self.pending_problem = ""
+        self._arrears = Arrears(definition.name, lambda: self.record, lambda: self.state, self._mutations, self._verbs)
         self._came_up_meanwhile = False
         self._settling: asyncio.TimerHandle | None = None
         self._shown: tuple[str, str] = ("", "")
@@ -75,6 +71,11 @@ class ManagedDomain:
     @property
     def damaged(self) -> Mapping[str, str]:
         return self._store.damaged if self._store else {}
+
+    @property
+    def pending_problem(self) -> str:
+        """Why a memory that is to be loaded was not when the domain last ran."""
+        return self._arrears.problem if self.record.pending else ""
 
     @property
     def doing(self) -> str:
@@ -201,26 +202,11 @@ class ManagedDomain:
         # Also when nothing changed: a job may have shown the state in between.
         self._around.publisher.publish(DomainChanged(self.name))
 
-    # What waits for another state
-
     async def _catch_up(self) -> None:
-        """Do what could not be done in the state before: load a memory, collect images."""
-        await self.idle.wait()
-        try:
-            pending = self.record.pending
-            if pending and self.state in (DomainState.RUNNING, DomainState.PAUSED):
-                # The undo point keeps what the domain has written since it was started.
-                request = RevertRequest(pending.name, pending.state, undo=True)
-                job = await self.revert(request, OURSELVES_UID)
-                await job.ended.wait()
-                self.pending_problem = str(job.error) if job.error else ""
-            if self._store is not None and self.record.graph.collect({}):
-                await self._mutations.begin("tidy", "", OURSELVES_UID, self._verbs.tidy())
-        except SnapdError as error:
-            if self.record.pending:
-                self.pending_problem = str(error)
-            log.info("domain %s: %s", self.name, error)
-        self._around.publisher.publish(DomainChanged(self.name))
+        """Do what had to wait for this state."""
+        if self._store is not None:
+            await self._arrears.settle()
+            self._around.publisher.publish(DomainChanged(self.name))
 
     # What it can be told to do
 
@@ -252,7 +238,6 @@ class ManagedDomain:
         await self._mutations.alone(
             f"cancelling the revert to {pending.name}", lambda: store.commit(replace(store.committed, pending=None))
         )
-        self.pending_problem = ""
         self._around.publisher.publish(DomainChanged(self.name))
 
     async def set_protected(self, name: str, protected: bool) -> None:
