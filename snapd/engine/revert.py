@@ -281,6 +281,7 @@ class _Reversion:
             memory=self._undo_memory,
             description=f"What the revert to {plan.name} discarded.",
             consistency=consistency,
+            left_out=undo.left_out,
             undo=True,
         )
 

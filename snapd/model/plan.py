@@ -177,11 +177,15 @@ class CreatePlan:
 
 @dataclass(frozen=True)
 class UndoPoint:
-    """What a revert keeps of the present: of each disk its pin, by target, and its size; memory where that was asked for."""
+    """What a revert keeps of the present: of each disk its pin, by target, and its size; memory where that was asked for.
+
+    ``left_out`` says of each disk that the revert leaves as it is why it has no part in this.
+    """
 
     name: str
     pins: Mapping[str, Pin]
     virtual_sizes: Mapping[str, int]
+    left_out: Mapping[str, str]
     memory: MemoryPlan | None
 
 

@@ -172,8 +172,16 @@ def _undo_point(
 ) -> UndoPoint:
     """Return what keeps the present: the active image as a whole, or an internal snapshot where one is applied over it."""
     kept = {each.disk.target: each.keep for each in ways.applications if each.keep}
+    targets = [disk.target for disk in disks]
+    others = [disk for disk in seen.disks if disk.target not in targets]
     memory = None
     if request.undo_memory and not seen.shut_off:
+        for disk in others:
+            if disk.writable:
+                why = (
+                    f"the revert leaves disk {disk.target} as it is, and it would not fit the memory when that is undone"
+                )
+                raise NotSupported(record.name, "An undo point with memory", why)
         memory = plan_memory_file(
             seen, memory_directory, name, SaveMethod.PAUSED, "the guest stands still for the revert anyway"
         )
@@ -181,6 +189,7 @@ def _undo_point(
         name=name,
         pins={disk.target: Pin(record.graph.active[disk.target], kept.get(disk.target, "")) for disk in disks},
         virtual_sizes={disk.target: disk.virtual_size_bytes for disk in disks},
+        left_out={disk.target: "the revert left it as it was" for disk in others},
         memory=memory,
     )
 

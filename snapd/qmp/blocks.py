@@ -203,9 +203,11 @@ async def hold(link: Link, disk: Disk, node: str) -> bool:
 
 
 async def swap(link: Link, disk: Disk, node: str) -> None:
-    """Put the disk's device on another node, and let it see the size of that."""
+    """Put the disk's device on a node, unless it is on that, and let it see the size of that."""
     blocks, nodes = await asyncio.gather(link.execute("query-block"), _nodes(link))
     before = next((each["inserted"] for each in blocks if each.get("qdev") == disk.device and "inserted" in each), None)
+    if before and before["node-name"] == node:
+        return  # QEMU aborts when a device is put on the node that it is on
     sizes = {each["node-name"]: each["image"]["virtual-size"] for each in nodes}
     await link.execute("qom-set", path=disk.device, property="drive", value=node)
     if before and node in sizes and sizes[node] != before["image"]["virtual-size"]:

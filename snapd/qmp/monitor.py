@@ -60,10 +60,18 @@ class Monitor(QMPClient):
         return self._writer.transport
 
     async def shut(self) -> Exception | None:
-        """End the connection. Returns: what ended it before, if anything did; the object can connect again."""
+        """End the connection. Returns: what ended it before, if anything did; the object can connect again.
+
+        Cancellation: waits for the end, which is near as nothing is sent any more, and then is passed on.
+        """
+        # Cancelled itself, the library would leave futures behind whose exceptions nobody retrieves.
+        ending = asyncio.ensure_future(self.disconnect())
         try:
-            await self.disconnect()
+            await asyncio.shield(ending)
         except asyncio.CancelledError:
+            await asyncio.wait([ending])
+            if not ending.cancelled():
+                ending.exception()
             raise
         except Exception as cause:  # noqa: BLE001 - the library raises here whatever ended the connection
             return cause

@@ -286,3 +286,16 @@ async def test_held_node_ends_when_it_is_let_go(start_qemu: StartQemu, tmp_path:
         assert str(active) in await query_open(link)
         await close_nodes(link, [f"{NODE_PREFIX}held"])
         assert set(await query_open(link)) == {new.image.path, str(pinned)}
+
+
+@pytest.mark.parametrize("via", ["drive", "blockdev"])
+async def test_a_swap_to_the_node_that_it_is_on_does_nothing(start_qemu: StartQemu, tmp_path: Path, via: str) -> None:
+    """QEMU would abort; what undoes a swap that was refused comes here."""
+    qemu = start_qemu(GuestDisk(make_disk(tmp_path / "a.raw", guest=COUNTS_ON_ONE), via=via))
+    async with connected(qemu.monitor) as link:
+        disk = await only_disk(link)
+        with pytest.raises(QemuFailed):
+            await swap(link, disk, "no-such-node")
+        await swap(link, disk, disk.node)
+        assert await only_disk(link) == disk
+    qemu.wait_counting()
