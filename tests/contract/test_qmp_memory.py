@@ -1,84 +1,81 @@
 # SPDX-License-Identifier: MIT
-"""Memory state of a real QEMU: saved live, saved with the guest paused, loaded in place, and what stands in the way."""
+"""Memory state of a QEMU, real or fake, as far as no guest is needed: saved live, saved paused, loaded, refused, and put back.
 
-import os
-import socket
-from collections.abc import AsyncIterator, Callable
+Not here: whether memory and disks are of one instant, and real obstacles (``test_qmp_memory_guest``).
+"""
+
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from snapd.errors import QemuFailed
 from snapd.images.toolbox import ImageToolbox
 from snapd.images.vmstate import MEMORY_TAG
-from snapd.model.plan import Overlay
-from snapd.qmp.blocks import open_overlay, query_disks, query_open
 from snapd.qmp.link import Link
 from snapd.qmp.memory import arm, disarm, live_blocker, memory_blocker
 from snapd.qmp.qemu import Qemu
-from tests.contract.conftest import StartQemu
-from tests.contract.disks import assert_counts, cover_now, overlay_for
-from tests.lab.guest import TinyGuest, make_disk
+from tests.lab.fake_qemu.either import KINDS, StartEither, starting
+from tests.lab.fake_qemu.process import FakeProcess
+from tests.lab.guest import make_disk
 from tests.lab.images import check_image
 from tests.lab.linked import connected
-from tests.lab.qemu import DEFAULT_MEMORY_MIB, GuestDisk, QemuProcess, kvm_works
+from tests.lab.qemu import DEFAULT_MEMORY_MIB, GuestDisk, QemuProcess
 from tests.lab.qmp import Qmp
 
 MEMORY_BYTES = DEFAULT_MEMORY_MIB << 20
 LARGEST_STREAM_BYTES = MEMORY_BYTES + (128 << 20)
-LONGEST_PAUSE_USEC = 2_000_000
-"""What is measured here is that the guest does not stand still until all is saved, on however slow a host."""
 
 TOOLBOX = ImageToolbox()
 
 
-@dataclass
-class Guest:
-    """A guest that counts on two disks, and the port to its QEMU."""
+@pytest.fixture(params=KINDS)
+def start_either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StartEither]:
+    """A function that starts a real QEMU, or a fake one."""
+    with starting(request.param, tmp_path) as start:
+        yield start
 
-    process: QemuProcess
+
+@dataclass
+class Machine:
+    """A QEMU with one disk, and the port to it; what its guest does, if there is one, is nobody's concern."""
+
+    process: QemuProcess | FakeProcess
     link: Link
     port: Qemu
     directory: Path
 
-    async def overlays(self, name: str) -> list[Overlay]:
-        return [overlay_for(disk, self.directory / f"{disk.target}.{name}.qcow2") for disk in await query_disks(self.link)]
+    @property
+    def control(self) -> Qmp:
+        return self.process.control
 
-    async def checkpoint_live(self, name: str) -> tuple[str, list[Overlay], list[tuple[str, int, int]]]:
-        """Take a live checkpoint. Returns: the container, the overlays, and what was reported."""
-        path, reported = str(self.directory / f"{name}.vmstate.qcow2"), list[tuple[str, int, int]]()
-        overlays = await self.overlays(name)
+    async def save_live(self, name: str) -> str:
+        """Return the container of a live save."""
+        path, reported = str(self.directory / name), list[tuple[str, int, int]]()
         memory = await TOOLBOX.create_memory(path, LARGEST_STREAM_BYTES)
         await self.port.arm_live_save(memory.descriptor)
         await self.port.stop()
-        await cover_now(self.link, *overlays)
         await self.port.save_live(lambda *progress: reported.append(progress))
+        assert await self.port.has_run()
+        assert await self.port.pause_usec() > 0
+        assert all(0 <= done <= total or not total for _, done, total in reported)
         await memory.finish()
         await self.port.disarm_live_save()
-        return path, overlays, reported
+        return path
 
-    async def revert(self, path: str, overlays: list[Overlay], name: str) -> int:
-        """Put the disks back to what ``overlays`` cover, load the memory, and run on. Returns: the counter that was loaded."""
-        opened, new = await query_open(self.link), list[Overlay]()
-        for overlay in overlays:
-            pinned = overlay.disk
-            new.append(overlay_for(pinned, self.directory / f"{pinned.target}.{name}.qcow2"))
-            await open_overlay(self.link, new[-1], opened[pinned.image][0])
+    async def save_paused(self, name: str) -> str:
+        """Return the container of a save with the guest paused."""
+        path = str(self.directory / name)
+        await TOOLBOX.create_container(path)
+        await self.port.stop()
         async with self.attached(path):
-            await self.port.stop()
-            for overlay in new:
-                await self.port.swap(overlay.disk, overlay.node)
-            await self.port.load(MEMORY_TAG, MEMORY_BYTES)
-            counter = self.process.counter()
-            for overlay in new:
-                assert_counts(overlay.image.path, "qcow2", counter)
+            await self.port.save_paused(MEMORY_TAG, MEMORY_BYTES)
+            assert not await self.port.has_run()
             await self.port.resume()
-        assert path not in self.files_open()
-        self.process.wait_counting(5)
-        return counter
+        assert await self.port.pause_usec() > 0
+        return path
 
     @asynccontextmanager
     async def attached(self, path: str) -> AsyncIterator[None]:
@@ -90,34 +87,14 @@ class Guest:
         yield
         await self.port.detach_memory()
 
-    def files_open(self) -> set[str]:
-        """Return the paths of the regular files that QEMU has open."""
-        found = Path(f"/proc/{self.process.pid}/fd").iterdir()
-        return {os.readlink(each) for each in found if each.is_file()}
 
-
-StartGuest = Callable[..., Any]
-
-
-@pytest.fixture
-def start_guest(start_qemu: StartQemu, tmp_path: Path) -> StartGuest:
-    """A function that gives a `Guest` that counts already, as a context."""
-
-    @asynccontextmanager
-    async def start(variant: TinyGuest | None = None, **options: Any) -> AsyncIterator[Guest]:
-        variant = variant or TinyGuest()
-        process = start_qemu(
-            GuestDisk(make_disk(tmp_path / "a.raw", guest=variant), "raw", "virtio", id="a"),
-            GuestDisk(make_disk(tmp_path / "b.qcow2", "qcow2", guest=variant), "qcow2", "ide", "blockdev", id="b"),
-            **options,
-        )
-        process.wait_counting()
-        async with connected(process.monitor) as link:
-            port = Qemu(link)
-            await port.inspect()
-            yield Guest(process, link, port, tmp_path)
-
-    return start
+@asynccontextmanager
+async def running(start: StartEither, directory: Path) -> AsyncIterator[Machine]:
+    process = start(GuestDisk(make_disk(directory / "a.raw"), id="a"))
+    async with connected(process.monitor) as link:
+        port = Qemu(link)
+        await port.inspect()
+        yield Machine(process, link, port, directory)
 
 
 def capabilities(control: Qmp) -> dict[str, bool]:
@@ -132,8 +109,8 @@ def bandwidth(control: Qmp) -> int:
     return int(control.execute("query-migrate-parameters")["max-bandwidth"])
 
 
-async def test_plain_guest_can_be_saved_live(start_qemu: StartQemu) -> None:
-    qemu = start_qemu(paused=True)
+async def test_plain_guest_can_be_saved_live(start_either: StartEither) -> None:
+    qemu = start_either(paused=True)
     before = capabilities(qemu.control)
     async with connected(qemu.monitor) as link:
         assert await live_blocker(link) == ""
@@ -142,160 +119,93 @@ async def test_plain_guest_can_be_saved_live(start_qemu: StartQemu) -> None:
 
 
 @pytest.mark.parametrize("capability", ["postcopy-ram", "xbzrle", "multifd"])
-async def test_capability_in_conflict_is_put_back(start_guest: StartGuest, capability: str) -> None:
+async def test_capability_in_conflict_is_put_back(start_either: StartEither, tmp_path: Path, capability: str) -> None:
     """What the user has set for a migration some day neither hinders a save or a load nor is lost by it."""
-    async with start_guest() as guest:
-        set_capability(guest.process.control, capability)
-        before = capabilities(guest.process.control)
-        assert await live_blocker(guest.link) == ""
-        assert capabilities(guest.process.control) == before
-        path, overlays, _ = await guest.checkpoint_live("s")
-        assert capabilities(guest.process.control) == before
-        await guest.revert(path, overlays, "r")
-        assert capabilities(guest.process.control) == before
-
-
-async def test_memory_in_a_file_blocks_live(start_qemu: StartQemu, tmp_path: Path) -> None:
-    """Write protection by userfaultfd does not reach pages of a file on disk."""
-    backend = f"memory-backend-file,id=ram,size={DEFAULT_MEMORY_MIB}M,mem-path={tmp_path / 'ram'},share=on"
-    qemu = start_qemu(paused=True, extra=["-object", backend, "-machine", "memory-backend=ram"])
-    async with connected(qemu.monitor) as link:
-        assert "guest memory configuration" in await live_blocker(link)
-        assert await memory_blocker(link) == ""
-
-
-async def test_device_that_cannot_be_saved_is_named(start_qemu: StartQemu, tmp_path: Path) -> None:
-    disk = make_disk(tmp_path / "disk.raw")
-    device = [
-        *("-drive", f"file={disk},format=raw,if=none,id=d"),
-        *("-device", "nvme,drive=d,serial=1"),
-    ]
-    qemu = start_qemu(paused=True, extra=device)
-    async with connected(qemu.monitor) as link:
-        assert "nvme" in await memory_blocker(link)
-
-
-async def test_migration_under_way_blocks(start_qemu: StartQemu, tmp_path: Path) -> None:
-    qemu = start_qemu(paused=True)
-    with socket.socket(socket.AF_UNIX) as deaf:
-        deaf.bind(str(tmp_path / "deaf"))
-        deaf.listen()
-        qemu.control.execute("migrate-set-parameters", max_bandwidth=4096)
-        qemu.control.execute("migrate", uri=f"unix:{tmp_path / 'deaf'}")
-        async with connected(qemu.monitor) as link:
-            assert await memory_blocker(link) == "a migration of it is going on"
-        qemu.stop()
+    async with running(start_either, tmp_path) as machine:
+        set_capability(machine.control, capability)
+        before = capabilities(machine.control)
+        assert await live_blocker(machine.link) == ""
+        assert capabilities(machine.control) == before
+        path = await machine.save_live("live")
+        assert capabilities(machine.control) == before
+        await machine.port.stop()
+        async with machine.attached(path):
+            await machine.port.load(MEMORY_TAG, MEMORY_BYTES)
+        assert capabilities(machine.control) == before
 
 
 @pytest.mark.parametrize("events", [True, False])
-async def test_arm_and_disarm_restore_what_the_user_had(start_guest: StartGuest, events: bool) -> None:
-    async with start_guest() as guest:
-        control = guest.process.control
-        set_capability(control, "events", events)
-        control.execute("migrate-set-parameters", max_bandwidth=12_345_678)
-        before, files = capabilities(control), guest.files_open()
-        memory = await TOOLBOX.create_memory(str(guest.directory / "memory"), LARGEST_STREAM_BYTES)
-        settings = await arm(guest.link, memory.descriptor)
+async def test_arm_and_disarm_restore_what_the_user_had(start_either: StartEither, tmp_path: Path, events: bool) -> None:
+    control = (qemu := start_either()).control
+    set_capability(control, "events", events)
+    control.execute("migrate-set-parameters", max_bandwidth=12_345_678)
+    before = capabilities(control)
+    async with connected(qemu.monitor) as link:
+        with (tmp_path / "memory").open("wb") as file:
+            settings = await arm(link, file.fileno())
         armed = capabilities(control)
         assert armed["background-snapshot"]
         assert armed["events"]
         assert bandwidth(control) == 0
-        await disarm(guest.link, settings)
+        await disarm(link, settings)
         assert capabilities(control) == before
         assert bandwidth(control) == 12_345_678
-        await memory.discard()
-        assert guest.files_open() == files, "QEMU holds on to the memory file, whose room is then not given back"
-        guest.process.wait_counting(5)
+        with pytest.raises(QemuFailed, match="not found"):
+            await link.execute("closefd", fdname="domsnap-memory")
 
 
-@pytest.mark.parametrize("accel", ["tcg", "best"])
-async def test_live_checkpoints_and_reverts(start_guest: StartGuest, accel: str) -> None:
-    """Memory and both disks are of one instant, the guest hardly pauses, and every checkpoint comes back in any order."""
-    chosen = "kvm" if accel == "best" and kvm_works() else "tcg"
-    async with start_guest(accel=chosen) as guest:
-        before, migration_bandwidth = capabilities(guest.process.control), bandwidth(guest.process.control)
-        taken = {}
-        for name in ("s1", "s2"):
-            path, overlays, reported = await guest.checkpoint_live(name)
-            assert await guest.port.has_run()
-            assert 0 < await guest.port.pause_usec() < LONGEST_PAUSE_USEC
-            assert reported
-            assert all(0 <= done <= total or not total for _, done, total in reported)
-            check_image(path)
-            taken[name] = path, overlays
-            guest.process.wait_counting(5)
-        assert capabilities(guest.process.control) == before
-        assert bandwidth(guest.process.control) == migration_bandwidth
-
-        first, second, again = [
-            await guest.revert(*taken[name], f"r{number}") for number, name in enumerate(("s1", "s2", "s1"))
-        ]
-        assert first == again < second
-        assert not guest.process.control.execute("query-fdsets")
-        for overlay in (*taken["s1"][1], *taken["s2"][1]):
-            await guest.port.close_unused([overlay.image.path])
-        assert {disk.image for disk in await guest.port.disks()} == {str(guest.directory / f"{x}.r2.qcow2") for x in "ab"}
-
-
-async def test_guest_runs_while_touched_memory_is_saved(start_guest: StartGuest) -> None:
-    async with start_guest(TinyGuest.dirtying(8)) as guest:
-        guest.process.wait_dirtied()
-        path, overlays, _ = await guest.checkpoint_live("s")
-        assert os.stat(path).st_blocks * 512 > 8 << 20
-        assert await guest.revert(path, overlays, "r") > 0
-
-
-async def test_saved_paused_and_loaded(start_guest: StartGuest) -> None:
-    async with start_guest() as guest:
-        path = str(guest.directory / "s.vmstate.qcow2")
-        await TOOLBOX.create_container(path)
-        overlays = await guest.overlays("s")
-        await guest.port.stop()
-        await cover_now(guest.link, *overlays)
-        async with guest.attached(path):
-            await guest.port.save_paused(MEMORY_TAG, MEMORY_BYTES)
-            saved_at = guest.process.counter()
-            await guest.port.resume()
-        assert await guest.port.pause_usec() > 0
-        guest.process.wait_counting(5)
-        assert not guest.process.control.execute("query-fdsets")
-        assert path not in guest.files_open()
+@pytest.mark.parametrize("kind", ["live", "paused"])
+async def test_saved_and_loaded(start_either: StartEither, tmp_path: Path, kind: str) -> None:
+    """Twice, in any order; nothing of it stays in QEMU."""
+    async with running(start_either, tmp_path) as machine:
+        before, migration_bandwidth = capabilities(machine.control), bandwidth(machine.control)
+        save = {"live": machine.save_live, "paused": machine.save_paused}[kind]
+        paths = [await save(f"{kind}{number}") for number in range(2)]
+        for path in (*paths, paths[0]):
+            await TOOLBOX.check_container(path)
+            await machine.port.stop()
+            async with machine.attached(path):
+                await machine.port.load(MEMORY_TAG, MEMORY_BYTES)
+                assert not (await machine.port.inspect()).running
+                await machine.port.resume()
+        assert (await machine.port.inspect()).running
+        assert capabilities(machine.control) == before
+        assert bandwidth(machine.control) == migration_bandwidth
+        assert not machine.control.execute("query-fdsets")
+        assert not machine.control.execute("query-jobs")
+        assert set(await machine.port.open_images()) == {str(tmp_path / "a.raw")}
+    for path in paths:
         check_image(path)
-        assert await guest.revert(path, overlays, "r") == saved_at
 
 
-async def test_loading_what_is_not_there_fails_and_lets_go(start_guest: StartGuest) -> None:
-    async with start_guest() as guest:
-        path, _, _ = await guest.checkpoint_live("s")
-        await guest.port.stop()
-        async with guest.attached(path):
+async def test_loading_what_is_not_there_fails_and_lets_go(start_either: StartEither, tmp_path: Path) -> None:
+    async with running(start_either, tmp_path) as machine:
+        path = await machine.save_live("live")
+        await machine.port.stop()
+        async with machine.attached(path):
             with pytest.raises(QemuFailed, match="nobody"):
-                await guest.port.load("nobody", MEMORY_BYTES)
-            await guest.port.resume()
-        guest.process.wait_counting(5)
-        assert path not in guest.files_open()
-        assert not guest.process.control.execute("query-jobs")
+                await machine.port.load("nobody", MEMORY_BYTES)
+            await machine.port.resume()
+        assert not machine.control.execute("query-jobs")
+        assert not machine.control.execute("query-fdsets")
 
 
-async def test_attaching_what_is_no_container_lets_go(start_guest: StartGuest) -> None:
-    async with start_guest() as guest:
-        path = guest.directory / "no-container"
-        path.write_bytes(bytes(1 << 20))
-        with pytest.raises(QemuFailed):
-            async with guest.attached(str(path)):
+async def test_attaching_what_is_no_container_lets_go(start_either: StartEither, tmp_path: Path) -> None:
+    async with running(start_either, tmp_path) as machine:
+        (tmp_path / "none").write_bytes(bytes(1 << 20))
+        with pytest.raises(QemuFailed, match="not in qcow2 format"):
+            async with machine.attached(str(tmp_path / "none")):
                 pass
-        await guest.port.detach_memory()
-        assert str(path) not in guest.files_open()
-        assert not guest.process.control.execute("query-fdsets")
+        await machine.port.detach_memory()
+        assert not machine.control.execute("query-fdsets")
 
 
-async def test_refused_save_leaves_the_guest_stopped(start_guest: StartGuest) -> None:
+async def test_refused_save_leaves_the_guest_stopped(start_either: StartEither, tmp_path: Path) -> None:
     """Nothing was handed over: QEMU refuses before it touches anything."""
-    async with start_guest() as guest:
-        await guest.port.stop()
+    async with running(start_either, tmp_path) as machine:
+        await machine.port.stop()
         with pytest.raises(QemuFailed):
-            await guest.port.save_live(lambda *_: None)
-        assert not await guest.port.has_run()
-        await guest.port.resume()
-        assert await guest.port.has_run()
-        guest.process.wait_counting(5)
+            await machine.port.save_live(lambda *_: None)
+        assert not await machine.port.has_run()
+        await machine.port.resume()
+        assert await machine.port.has_run()
