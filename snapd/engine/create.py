@@ -16,10 +16,11 @@ from snapd.engine.undo import UndoStack, all_done, as_failure, connected
 from snapd.errors import MonitorLost, QuiesceFailed, SnapdError
 from snapd.model.domain import DomainDefinition, DomainState
 from snapd.model.images import Direction, Merge
+from snapd.model.outcome import type_of
 from snapd.model.plan import EMPTY_OVERLAY_BYTES, OVERLAY_FORMAT, CreatePlan, CreateRequest, MemoryPlan, Overlay, Quiesce
 from snapd.model.planner import plan_create
 from snapd.model.record import DomainRecord
-from snapd.model.snapshot import Consistency, MemoryState, SaveMethod, Snapshot, SnapshotDisk, SnapshotType
+from snapd.model.snapshot import Consistency, MemoryState, SaveMethod, Snapshot, SnapshotDisk
 
 MEMORY_TAG = "memory"
 
@@ -219,13 +220,6 @@ class _Creation:
         """Take an overlay down again: the guest may have written to it, and QEMU has what it covers open for reading only."""
         image = overlay.image
         await self._qemu.merge(Merge(Direction.COMMIT, image.path, overlay.disk.image, None, active=True), self._report)
-
-
-def type_of(has_external: bool, has_internal: bool) -> SnapshotType:
-    """Return the type of a snapshot with disks of these kinds."""
-    if has_external and has_internal:
-        return SnapshotType.ANY
-    return SnapshotType.INTERNAL if has_internal else SnapshotType.EXTERNAL
 
 
 async def attach_container(ports: Ports, path: str) -> None:

@@ -2,11 +2,12 @@
 """What every verb does first: look at QEMU, and make sure that it runs on the images that the state knows."""
 
 import asyncio
+import contextlib
 import posixpath
 from collections.abc import Iterable, Mapping
 
 from snapd.engine.ports import Images, Ports
-from snapd.errors import DomainDrifted, DomainUnreachable, MonitorLost, NoSpace
+from snapd.errors import DomainDrifted, DomainUnreachable, ImageInUse, ImageToolFailed, MonitorLost, NoSpace
 from snapd.model.domain import DomainDefinition, Inspection
 from snapd.model.links import real_paths, renamed
 from snapd.model.planner import foreign_file
@@ -26,9 +27,20 @@ async def look(ports: Ports, definition: DomainDefinition, *, for_saving: bool =
     if drift:
         raise DomainDrifted(definition.name, drift)
     record = ports.store.committed.learn(seen.disks, seen.formats, follows_active=seen.follows_active)
+    record = record.note_tags({disk.image: disk.tags for disk in seen.disks} | await _tags_elsewhere(ports, record, seen))
     if broken := record.graph.violations():
         raise DomainDrifted(definition.name, broken[0])
     return seen, record
+
+
+async def _tags_elsewhere(ports: Ports, record: DomainRecord, seen: Inspection) -> dict[str, tuple[str, ...]]:
+    """Return the internal snapshots in images that held some of others' and that QEMU has not open."""
+    found = {}
+    for path, image in record.graph.images.items():
+        if image.foreign_tags and path not in seen.open_images:
+            with contextlib.suppress(ImageInUse, ImageToolFailed):  # what cannot be looked into is taken as it was
+                found[path] = (await ports.images.look(path, image.format)).tags
+    return found
 
 
 async def see(ports: Ports, *, for_saving: bool = False) -> Inspection:

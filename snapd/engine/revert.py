@@ -6,21 +6,24 @@ the guest stops; until its memory is touched, all can be undone without the gues
 """
 
 import contextlib
-from dataclasses import replace
+import logging
 from functools import partial
 
-from snapd.engine.create import MEMORY_TAG, attach_container, type_of
+from snapd.engine.create import MEMORY_TAG, attach_container
 from snapd.engine.look import look, refuse_foreign_files, refuse_without_space
 from snapd.engine.merge import commit_and_collect
 from snapd.engine.ports import Ports, Report
 from snapd.engine.undo import UndoStack, all_done, as_failure, connected
 from snapd.errors import MonitorLost, QemuFailed
 from snapd.model.domain import Disk, DomainDefinition, DomainState
+from snapd.model.outcome import record_after_revert
 from snapd.model.plan import EMPTY_OVERLAY_BYTES, Application, Overlay, RevertPlan, RevertRequest, UndoPoint
 from snapd.model.planner import find_snapshot
-from snapd.model.record import DomainRecord, PendingRevert
+from snapd.model.record import DomainRecord
 from snapd.model.revert_planner import find_target, plan_revert
-from snapd.model.snapshot import Consistency, MemoryState, Snapshot, SnapshotDisk
+from snapd.model.snapshot import MemoryState
+
+log = logging.getLogger(__name__)
 
 
 async def prepare(
@@ -100,20 +103,43 @@ class _Reversion:
             if not (self._paused and isinstance(cause, MonitorLost)):
                 await self._undo.undo(cause)
             raise
-        if self._plan.resume:
-            await self._qemu.resume()
-        await self._qemu.close_nodes(self._held)
-        if self._left:
-            await self._qemu.close_unused(self._left)
+        failure = await self._go_on()
         unneeded = [
             memory.path for name in self._plan.dropped if (memory := self._record.tree.snapshots[name].memory) is not None
         ]
         await all_done(
-            commit_and_collect(self._ports, self._record_after(created_usec), self._report, unneeded),
+            commit_and_collect(
+                self._ports,
+                record_after_revert(self._record, self._plan, self._undo_memory, created_usec),
+                self._report,
+                unneeded,
+            ),
             self._qemu.detach_memory(),
             *([self._ports.agent.set_clock()] if self._ports.agent and self._loads and self._plan.resume else []),
         )
         await self._store.end()
+        if failure:
+            lost = "the domain is at the snapshot, and stays paused"
+            raise QemuFailed(failure.domain, failure.command, f"{failure.text.rstrip('.')}; {lost}") from failure
+
+    async def _go_on(self) -> QemuFailed | None:
+        """Let the guest go on and close what it has left. Returns: why it could not be resumed, if it could not.
+
+        The disks are on the snapshot by now, so nothing of this must keep that from being committed.
+        """
+        failure = None
+        try:
+            if self._plan.resume:
+                await self._qemu.resume()
+        except QemuFailed as error:
+            failure = error
+        try:
+            await self._qemu.close_nodes(self._held)
+            if self._left:
+                await self._qemu.close_unused(self._left)
+        except QemuFailed as error:
+            log.warning("domain %s: what the revert has left stays open until the next change: %s", self._record.name, error)
+        return failure
 
     @property
     def _loads(self) -> bool:
@@ -250,46 +276,3 @@ class _Reversion:
         await self._qemu.detach_memory()
         await attach_container(self._ports, self._undo_memory.path)
         await self._qemu.load(MEMORY_TAG, self._undo_memory.size_bytes)
-
-    # Afterwards
-
-    def _record_after(self, created_usec: int) -> DomainRecord:
-        plan, record = self._plan, self._record
-        tree = record.tree
-        if plan.undo:
-            tree = tree.add(self._undo_snapshot(plan.undo, created_usec))
-        return replace(
-            record,
-            graph=plan.graph(record.graph),
-            tree=tree.revert_to(plan.name).remove(plan.dropped),
-            pending=PendingRevert(plan.name, plan.later) if plan.later is not None else None,
-        )
-
-    def _undo_snapshot(self, undo: UndoPoint, created_usec: int) -> Snapshot:
-        plan = self._plan
-        if self._undo_memory:
-            consistency = Consistency.FULL
-        else:
-            consistency = Consistency.OFFLINE if plan.state is DomainState.SHUTOFF else Consistency.CRASH_CONSISTENT
-        return Snapshot(
-            name=undo.name,
-            created_usec=created_usec,
-            type=type_of(any(not pin.tag for pin in undo.pins.values()), any(pin.tag for pin in undo.pins.values())),
-            state=plan.state,
-            disks=tuple(self._undo_disk(undo, target) for target in sorted(undo.pins)),
-            machine=plan.machine if self._undo_memory else None,
-            memory=self._undo_memory,
-            description=f"What the revert to {plan.name} discarded.",
-            consistency=consistency,
-            left_out=undo.left_out,
-            undo=True,
-        )
-
-    def _undo_disk(self, undo: UndoPoint, target: str) -> SnapshotDisk:
-        size = undo.virtual_sizes[target]
-        if undo.pins[target].tag:
-            return SnapshotDisk(target, "", "", size)
-        # What takes the place of an image that is kept whole stands for the overlay that covers one.
-        after = self._plan.graph(self._record.graph)
-        successor = after.images[after.active[target]]
-        return SnapshotDisk(target, successor.path, successor.format, size)

@@ -31,7 +31,10 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class Image:
-    """``doomed`` names internal snapshots in it that nothing pins any more and that are still to be deleted."""
+    """``doomed`` names internal snapshots in it that nothing pins any more and that are still to be deleted.
+
+    ``foreign_tags`` are internal snapshots that somebody else has made in an image of ours, which therefore stays.
+    """
 
     path: str
     format: str
@@ -39,6 +42,7 @@ class Image:
     origin: Origin
     virtual_size_bytes: int = 0
     doomed: tuple[str, ...] = ()
+    foreign_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,11 @@ class ImageGraph:
         return any(pin.image == path and not pin.tag for pin in self._all_pins())
 
     def has_tags(self, path: str) -> bool:
-        return any(pin.image == path and pin.tag for pin in self._all_pins())
+        return bool(self.images[path].foreign_tags or self.pinned_tags(path))
+
+    def pinned_tags(self, path: str) -> set[str]:
+        """Return the internal snapshots in ``path`` that snapshots need."""
+        return {pin.tag for pin in self._all_pins() if pin.image == path and pin.tag}
 
     def is_active(self, path: str) -> bool:
         return path in self.active.values()

@@ -39,7 +39,8 @@ class DomainRecord:
     @property
     def protects_nothing(self) -> bool:
         """Whether no snapshot and no image of ours depends on what QEMU has open, so that the user may change it freely."""
-        return not self.tree.snapshots and all(image.origin is not Origin.CREATED for image in self.graph.images.values())
+        images = self.graph.images.values()
+        return not self.tree.snapshots and not any(image.origin is Origin.CREATED or image.doomed for image in images)
 
     def learn(self, disks: Iterable[Disk], formats: Mapping[str, str], *, follows_active: bool) -> "DomainRecord":
         """Return the record with each eligible disk that it does not know yet; ``formats`` gives each image's format.
@@ -64,6 +65,19 @@ class DomainRecord:
             graph = graph.with_images(*unknown)
             graph = ImageGraph(graph.images, {**graph.active, disk.target: disk.image}, graph.pins)
         return replace(self, graph=graph, follows_active=follows_active)
+
+    def note_tags(self, tags: Mapping[str, Iterable[str]]) -> "DomainRecord":
+        """Return the record with what there is of others' internal snapshots in images of ours; ``tags`` are all, by path."""
+        changed = []
+        for path, found in tags.items():
+            image = self.graph.images.get(path)
+            if image is None or image.origin is not Origin.CREATED:
+                continue
+            ours = self.graph.pinned_tags(path) | set(image.doomed)
+            foreign = tuple(tag for tag in found if tag not in ours)
+            if foreign != image.foreign_tags:
+                changed.append(replace(image, foreign_tags=foreign))
+        return replace(self, graph=self.graph.with_images(*changed)) if changed else self
 
     def drift(self, definition: DomainDefinition, disks: Iterable[Disk]) -> str:
         """Return how the images that QEMU has open differ from those expected, or nothing where they agree."""

@@ -178,9 +178,7 @@ def _undo_point(
     if request.undo_memory and not seen.shut_off:
         for disk in others:
             if disk.writable:
-                why = (
-                    f"the revert leaves disk {disk.target} as it is, and it would not fit the memory when that is undone"
-                )
+                why = f"the revert leaves disk {disk.target} as it is, and it would not fit the memory when that is undone"
                 raise NotSupported(record.name, "An undo point with memory", why)
         memory = plan_memory_file(
             seen, memory_directory, name, SaveMethod.PAUSED, "the guest stands still for the revert anyway"
@@ -226,6 +224,9 @@ class _Ways:
             self._cover(disk, graph.images[below] if below else image, size, pin)
         else:
             is_active = disk.image == pin.image
+            if is_active and pin.tag not in disk.tags:
+                why = f"internal snapshot {pin.tag!r} is not in {pin.image} any more; something else has deleted it"
+                raise NotSupported(self.record.name, f"Reverting to {self.snapshot.name!r}", why)
             keep = tag_name(graph, disk, self.undo_name or f"domsnap-{self.token}") if is_active else ""
             self.applications.append(Application(disk, self._next_node(), image, pin.tag, keep, size))
 

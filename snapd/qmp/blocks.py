@@ -41,15 +41,17 @@ _CLOSING_ROUNDS = 128
 class BlockView:
     """All that QEMU shows of its blocks.
 
-    ``disks`` are those that the guest can see; ``opened`` has the node and the driver of each image that QEMU has open, and
-    ``formats`` the format of each image in the chain of a disk, both by path. ``files`` has the path, or
-    nothing, of each node by its name, those below a format among them, and ``process`` is how QEMU was started.
+    ``disks`` are those that the guest can see; ``opened`` has a node and the driver of each image that QEMU has open, and
+    ``formats`` the format of each image in the chain of a disk, both by path. ``files`` has the path, or nothing, of each node,
+    by name, and ``below`` the names of those that are below a format. An image may have more than one node. ``process`` is how
+    QEMU was started.
     """
 
     disks: tuple[Disk, ...]
     opened: Mapping[str, tuple[str, str]]
     formats: Mapping[str, str]
     files: Mapping[str, str]
+    below: frozenset[str]
     process: process.Process
 
 
@@ -63,6 +65,7 @@ async def query_blocks(link: Link) -> BlockView:
         opened=_opened(nodes),
         formats=formats_of(blocks),
         files={node["node-name"]: path_of(node["file"]) for node in nodes},
+        below=frozenset(node["node-name"] for node in nodes if node["drv"] in PROTOCOLS),
         process=started,
     )
     return _renamed(view, link.names) if link.names else view
@@ -253,9 +256,34 @@ async def close_unused(link: Link, images: Iterable[str], ours: str) -> None:
     wanted = set(images)
     view = await query_blocks(link)
     in_use = {path for disk in view.disks for path in disk.chain}
-    unused = [
-        node
-        for path, (node, _) in view.opened.items()
-        if path not in in_use and not node.startswith("#") and (path in wanted or node.startswith(ours))
-    ]
+    nodes = {name: path for name, path in view.files.items() if name not in view.below and path}
+    named = {name: path for name, path in nodes.items() if not name.startswith("#")}
+    unused = [name for name, path in named.items() if path not in in_use and (path in wanted or name.startswith(ours))]
+    # Of several nodes on one image QEMU does not show which one a disk uses, but it keeps that one open.
+    paths = list(nodes.values())
+    doubtful = [name for name, path in named.items() if path in in_use and name.startswith(ours) and paths.count(path) > 1]
     await close_nodes(link, unused)
+    await asyncio.gather(*(_try_to_close(link, name) for name in doubtful))
+
+
+async def chain_nodes(link: Link, view: BlockView, disk: Disk) -> dict[str, str]:
+    """Return the node of each image in the chain of a disk, by path.
+
+    An image that two disks, or two openings of ours, have in common has more than one node. Which one is in the chain is shown
+    only by the graph for debugging; without it, any is taken.
+    """
+    found = {path: node for path, (node, _) in view.opened.items()}
+    try:
+        graph = await link.execute("x-debug-query-block-graph")
+    except QemuFailed:
+        return found
+    names = {each["id"]: each["name"] for each in graph["nodes"]}
+    backing = {names[each["parent"]]: names[each["child"]] for each in graph["edges"] if each["name"] == "backing"}
+    node: str | None = disk.node
+    for _ in disk.chain:
+        if node is None:
+            break
+        if path := view.files.get(node, ""):
+            found[path] = node
+        node = backing.get(node)
+    return found

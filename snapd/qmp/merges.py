@@ -11,7 +11,7 @@ from functools import partial
 from snapd.errors import MonitorLost, QemuFailed
 from snapd.model.domain import Disk
 from snapd.model.images import Direction, Merge
-from snapd.qmp.blocks import flush, query_blocks
+from snapd.qmp.blocks import chain_nodes, flush, query_blocks
 from snapd.qmp.commands import query_status
 from snapd.qmp.jobs import Progress, follow
 from snapd.qmp.link import Link
@@ -29,7 +29,7 @@ async def merge(link: Link, merge: Merge, job: str, progress: Progress) -> None:
         raise QemuFailed(
             link.domain, f"block-{merge.direction}", f"no disk has {merge.overlay} on {merge.backing} in its chain"
         )
-    nodes = {path: node for path, (node, _) in view.opened.items()}
+    nodes = await chain_nodes(link, view, disk)
     if merge.direction is Direction.STREAM:
         await _stream(link, merge, nodes, job, progress)
     elif disk.image == merge.overlay:

@@ -136,7 +136,9 @@ def _graph(document: Document, ours: DomainExtension) -> ImageGraph:
     for number, each in enumerate(ours.images):
         if each.path in images:
             raise document.damaged(f"image {each.path!r} stands there twice", EXTENSION_KEY, "images", number)
-        images[each.path] = Image(each.path, each.format, each.backing, each.origin, each.virtual_size, each.doomed)
+        images[each.path] = Image(
+            each.path, each.format, each.backing, each.origin, each.virtual_size, each.doomed, each.foreign_tags
+        )
     pins = {
         each.name: {target: Pin(pin.image, pin.tag) for target, pin in each.pins.items()}
         for each in ours.snapshots
@@ -232,7 +234,7 @@ def _disks(graph: ImageGraph, foreign: list[dict[str, Any]]) -> list[JsonValue]:
 def _ours(document: DomainDocument) -> dict[str, Any]:
     graph = document.graph
     images = [
-        ImageEntry(each.path, each.format, each.origin, each.backing, each.virtual_size_bytes, each.doomed)
+        ImageEntry(each.path, each.format, each.origin, each.backing, each.virtual_size_bytes, each.doomed, each.foreign_tags)
         for each in graph.images.values()
     ]
     if foreign_pins := graph.pins.keys() - document.parents.keys():

@@ -72,6 +72,7 @@ class ImageEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     backing: FilePath | None = None
     virtual_size: Count = 0
     doomed: tuple[Name, ...] = ()
+    foreign_tags: tuple[str, ...] = ()
 
 
 class ListedSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):

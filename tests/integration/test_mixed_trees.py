@@ -5,8 +5,8 @@ import subprocess
 
 from snapd.bus.wire import Variant
 from tests.integration.test_table import DISKS, chosen
-from tests.lab.images import tags
-from tests.lab.marks import kept_marks, mark_all, present_marks
+from tests.lab.images import content, drop_tag, make_tag, tags
+from tests.lab.marks import MARK_AT, kept_marks, mark_all, present_marks
 from tests.lab.scene import Scene, scene
 from tests.lab.untouched import assert_works
 
@@ -105,3 +105,29 @@ async def test_scopes_take_both_kinds() -> None:
         await stage.wait_rest()
         assert [each for each in stage.files() if each.startswith("images/")] == ["images/disk0.qcow2", "images/disk1.qcow2"]
         assert await present_marks(stage) == marks(4)
+
+
+async def test_an_internal_snapshot_that_the_user_made_is_never_merged_away() -> None:
+    """In an image of ours: no merge and no unlink takes it, until the user has deleted it."""
+    async with scene(DISKS) as stage:
+        await stage.create("s1", type=Variant("s", "external"))
+        await mark_all(stage, 7)
+        await stage.shut_off()
+        active = {disk["Target"]: disk["Image"] for disk in (await stage.properties())["Disks"]}
+        make_tag(active["disk0"], "mine")
+        await mark_all(stage, 8)
+        await stage.delete("s1")
+        after = {disk["Target"]: disk["Image"] for disk in (await stage.properties())["Disks"]}
+        assert after == {"disk0": active["disk0"], "disk1": str(stage.images / "disk1.qcow2")}
+        assert content(active["disk0"], "qcow2", "mine")[MARK_AT] == 7
+        assert await present_marks(stage) == marks(8)
+        await stage.start("running")
+        subprocess.run(["qemu-img", "snapshot", "-U", "-l", active["disk0"]], check=True)
+        await stage.shut_off()
+        drop_tag(active["disk0"], "mine")
+        await stage.create("s2", type=Variant("s", "external"))
+        await stage.delete("s2")
+        assert {disk["Target"]: disk["Image"] for disk in (await stage.properties())["Disks"]} == {
+            target: str(stage.images / f"{target}.qcow2") for target in ("disk0", "disk1")
+        }
+        assert await present_marks(stage) == marks(8)

@@ -71,6 +71,11 @@ def resize(path: str | os.PathLike[str], size_bytes: int) -> None:
     _run("qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", os.fspath(path), str(size_bytes))
 
 
+def drop_tag(path: str | os.PathLike[str], tag: str) -> None:
+    """Delete an internal snapshot in a qcow2 image that no QEMU has open."""
+    _run("qemu-img", "snapshot", "-q", "-d", tag, os.fspath(path))
+
+
 def content(path: str | os.PathLike[str], image_format: str, tag: str = "") -> bytes:
     """Return all that a guest would read, of an internal snapshot with ``tag``; a QEMU may have the image open.
 

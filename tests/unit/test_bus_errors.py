@@ -41,7 +41,8 @@ NAMES = {
 
 def made(error_class: type[errors.SnapdError]) -> errors.SnapdError:
     values: dict[Any, Any] = {str: "x", str | None: "x", int: 7, bool: True, list[str]: ["x"]}
-    return error_class(*(values[each.annotation] for each in inspect.signature(error_class).parameters.values()))
+    wanted = inspect.signature(error_class).parameters
+    return error_class(**{name: values[each.annotation] for name, each in wanted.items()})
 
 
 def test_the_table_is_what_clients_know() -> None:

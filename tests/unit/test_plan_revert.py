@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from snapd.errors import NotSupported
 from snapd.model.domain import DomainState
 from snapd.model.images import DropTag, Pin, Unlink
 from snapd.model.plan import Application, Opening, Overlay, RevertRequest
@@ -146,6 +147,15 @@ def test_what_is_kept_is_called_as_no_other_internal_snapshot_of_the_image(undo:
     assert application.keep == ("undo-2026-01-31T12-00-00~2" if undo else f"{KEPT}~2")
 
 
+def test_one_that_somebody_else_has_deleted_is_refused_by_name() -> None:
+    domain = Domain(VDA)
+    domain.take("s", INTERNAL)
+    domain.seen = replace(domain.seen, disks=tuple(replace(disk, tags=()) for disk in domain.seen.disks))
+
+    with pytest.raises(NotSupported, match=r"internal snapshot 's' is not in .*web\.qcow2 any more"):
+        domain.plan_revert(BARE)
+
+
 def test_an_internal_snapshot_in_an_image_that_the_disk_has_left_is_applied_there() -> None:
     domain = Domain(VDA)
     domain.take("root")
@@ -212,6 +222,7 @@ def test_each_disk_goes_its_own_way_and_every_node_has_its_own_name() -> None:
     domain.take("above")
     mixed = {"vda": Pin(VDA.image), "vdb": domain.graph.pins["s"]["vdb"], "vdc": Pin("/images/log.above.qcow2", "s")}
     domain.record = replace(domain.record, graph=domain.graph.pin("s", mixed))
+    domain.seen = replace(domain.seen, disks=tuple(replace(disk, tags=("s",)) for disk in domain.seen.disks))
 
     plan = domain.plan_revert(BARE)
 
