@@ -104,8 +104,11 @@ class Qemu(Protocol):
         Returns: whether there was need to, because the node belongs to its device alone.
         """
 
-    async def swap(self, disk: Disk, node: str) -> None:
-        """Put ``disk`` on another node. Effects: the guest sees other content at once."""
+    async def swap(self, overlay: Overlay) -> None:
+        """Put the overlay's disk on it. Effects: the guest sees other content at once. Undone by ``swap_back``."""
+
+    async def swap_back(self, disk: Disk) -> None:
+        """Put ``disk`` on the node that it had, unless it is on that."""
 
     async def arm_live_save(self, descriptor: int) -> None:
         """Hand over the memory file and make the next save a live one. Undone by ``disarm_live_save``."""

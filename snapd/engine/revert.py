@@ -207,7 +207,7 @@ class _Reversion:
                 self._left.append(disk.image)
         for overlay in plan.overlays:
             self._push_swap_back(overlay.disk)
-            await self._qemu.swap(overlay.disk, overlay.node)
+            await self._qemu.swap(overlay)
         for each in elsewhere:
             self._undo.push(f"opening {each.image.path}", partial(self._qemu.close_nodes, [each.node]), in_qemu=True)
             self._push_swap_back(each.disk)
@@ -222,7 +222,7 @@ class _Reversion:
             await self._qemu.reset()
 
     def _push_swap_back(self, disk: Disk) -> None:
-        self._undo.push(f"swapping disk {disk.target}", partial(self._qemu.swap, disk, disk.node), in_qemu=True)
+        self._undo.push(f"swapping disk {disk.target}", partial(self._qemu.swap_back, disk), in_qemu=True)
 
     async def _apply(self, each: Application) -> None:
         """Apply an internal snapshot where it is, over content that is kept in another one."""

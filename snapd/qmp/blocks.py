@@ -211,11 +211,17 @@ async def swap(link: Link, disk: Disk, node: str) -> None:
     before = next((each["inserted"] for each in blocks if each.get("qdev") == disk.device and "inserted" in each), None)
     if before and before["node-name"] == node:
         return  # QEMU aborts when a device is put on the node that it is on
-    sizes = {each["node-name"]: each["image"]["virtual-size"] for each in nodes}
+    size = next((each["image"]["virtual-size"] for each in nodes if each["node-name"] == node), disk.virtual_size_bytes)
+    before_size = before["image"]["virtual-size"] if before else size
+    await swap_to_new(link, replace(disk, virtual_size_bytes=before_size), node, size)
+
+
+async def swap_to_new(link: Link, disk: Disk, node: str, size_bytes: int) -> None:
+    """Put the disk's device on a node of ``size_bytes`` that it is not on, and let it see that size."""
     await link.execute("qom-set", path=disk.device, property="drive", value=node)
-    if before and node in sizes and sizes[node] != before["image"]["virtual-size"]:
+    if size_bytes != disk.virtual_size_bytes:
         # IDE asks for the size once, and again only when it is told of a change: as by a node being resized to what it has.
-        await link.execute("block_resize", RESIZE_TIMEOUT_S, node_name=node, size=sizes[node])
+        await link.execute("block_resize", RESIZE_TIMEOUT_S, node_name=node, size=size_bytes)
 
 
 async def flush(link: Link, node: str) -> None:

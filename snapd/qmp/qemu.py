@@ -119,8 +119,11 @@ class Qemu:
     async def hold(self, disk: Disk, node: str) -> bool:
         return await blocks.hold(self._link, disk, node)
 
-    async def swap(self, disk: Disk, node: str) -> None:
-        await blocks.swap(self._link, disk, node)
+    async def swap(self, overlay: Overlay) -> None:
+        await blocks.swap_to_new(self._link, overlay.disk, overlay.node, overlay.image.virtual_size_bytes)
+
+    async def swap_back(self, disk: Disk) -> None:
+        await blocks.swap(self._link, disk, disk.node)
 
     async def arm_live_save(self, descriptor: int) -> None:
         self._settings = await memory.arm(self._link, descriptor)

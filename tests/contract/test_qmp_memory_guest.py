@@ -73,7 +73,7 @@ class Guest:
         async with self.attached(path):
             await self.port.stop()
             for overlay in new:
-                await self.port.swap(overlay.disk, overlay.node)
+                await self.port.swap(overlay)
             await self.port.load(MEMORY_TAG, MEMORY_BYTES)
             counter = self.process.counter()
             for overlay in new:
