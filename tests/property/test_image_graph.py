@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from snapd.errors import Protected
-from snapd.model.domain import DiskPolicy, DomainDefinition
+from snapd.model.domain import DiskPolicy, DomainDefinition, DomainState
+from snapd.model.outcome import record_after_revert
 from snapd.model.plan import CreateRequest, DeleteRequest, Quiesce, RevertRequest
 from snapd.model.planner import deferred, plan_create, plan_delete
-from snapd.model.revert_planner import plan_revert
+from snapd.model.revert_planner import find_target, plan_revert
 from snapd.model.tree import Scope
 from tests.property.image_graph_world import LARGEST_SIZE, TARGETS, ImageGraphWorld
 
@@ -85,7 +86,7 @@ class ImageGraphMachine(ImageGraphWorld):
         for overlay in plan.overlays:
             self.make(overlay)
         self.past[plan.name] = {target: self.present[target] for target in chosen}
-        tree = self.record.tree.add(self.taken(plan.name, left_out=plan.left_out))
+        tree = self.record.tree.add(self.taken(plan))
         self.record = replace(self.record, graph=plan.graph(self.graph), tree=tree)
 
     @precondition(lambda self: self.past)
@@ -104,7 +105,9 @@ class ImageGraphMachine(ImageGraphWorld):
         self.count += 1
         points = [each for each in self.record.tree.snapshots.values() if each.undo]
         name = "" if back and points else self.snapshot(pick)
-        request = RevertRequest(name, undo=undo, force=True)
+        # Only to one that was taken of the domain shut off, as the guest is reset for it.
+        is_reset = find_target(self.record, name).state is DomainState.SHUTOFF
+        request = RevertRequest(name, undo=undo, force=is_reset and is_running)
         seen = self.seen(is_running=is_running)
         stamp = f"{letter}{self.count}"
 
@@ -115,16 +118,14 @@ class ImageGraphMachine(ImageGraphWorld):
             self.make(overlay)
         for each in plan.applications:
             self.apply(each)
-        tree = self.record.tree
         if plan.undo:
             self.past[plan.undo.name] = {target: self.present[target] for target in plan.undo.pins}
-            tree = tree.add(self.taken(plan.undo.name, undo=True))
         self.present.update(self.past[plan.name])
         for dropped in plan.dropped:
             del self.past[dropped]
-        graph = plan.graph(self.graph)
-        assert plan.after == tuple(graph.collect(self.allocated(allocated), seen.open_images))
-        self.record = replace(self.record, graph=graph, tree=tree.revert_to(plan.name).remove(plan.dropped))
+        allocated_bytes = self.allocated(allocated)
+        self.record = record_after_revert(self.record, plan, None, self.count)
+        assert plan.after == tuple(self.graph.collect(allocated_bytes, seen.open_images))
         # By now QEMU has closed what the disks left.
         self.collect(allocated, stop, is_running=is_running)
         left = [each.name for each in self.record.tree.snapshots.values() if each.undo and not each.protected]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from snapd.model.domain import Disk, DomainDefinition, DomainState, Inspection, Machine, no_external, no_internal
 from snapd.model.images import Collection, DropTag, Image, ImageGraph, Origin
+from snapd.model.outcome import record_after_revert
 from snapd.model.plan import CreatePlan, CreateRequest, DeletePlan, DeleteRequest, RevertPlan, RevertRequest
 from snapd.model.planner import plan_create, plan_delete
 from snapd.model.record import DomainRecord
@@ -106,17 +107,13 @@ class Domain:
 
     def revert(self, name: str, **options: object) -> RevertPlan:
         plan = self.plan_revert(RevertRequest(name, **options))  # type: ignore[arg-type]
-        tree = self.record.tree
-        if plan.undo:
-            undo = Snapshot(plan.undo.name, len(tree), SnapshotType.ANY, plan.state, (), undo=True)
-            sizes = plan.undo.virtual_sizes.items()
-            disks = tuple(SnapshotDisk(target, "", "", size_bytes) for target, size_bytes in sizes)
-            memory = MemoryState(plan.undo.memory.path, 1, plan.undo.memory.method) if plan.undo.memory else None
-            tree = tree.add(replace(undo, disks=disks, memory=memory, machine=plan.machine if memory else None))
+        kept = plan.undo.memory if plan.undo else None
+        memory = MemoryState(kept.path, 1, kept.method) if kept else None
+        after = record_after_revert(self.record, plan, memory, len(self.record.tree))
         for each in plan.applications:
             if each.keep:
                 self._tags.setdefault(each.image.path, []).append(each.keep)
-        self._became(plan.graph(self.graph), tree.revert_to(plan.name).remove(plan.dropped), plan.after)
+        self._became(after.graph, after.tree, plan.after)
         return plan
 
     # Delete

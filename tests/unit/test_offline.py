@@ -176,6 +176,7 @@ async def test_what_only_a_qemu_needs_touches_nothing() -> None:
         lambda qemu: qemu.save_live(_report),
         lambda qemu: qemu.attach_memory(0, 0),
         lambda qemu: qemu.save_paused("memory", 0),
+        lambda qemu: qemu.make_loadable(),
         lambda qemu: qemu.load("memory", 0),
     ],
 )

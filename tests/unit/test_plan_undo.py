@@ -12,6 +12,7 @@ from snapd.model.plan import MemoryPlan, RevertRequest
 from snapd.model.revert_planner import find_target
 from snapd.model.snapshot import RevertState, SaveMethod, SnapshotType
 from tests.unit.planned_domain import (
+    CDROM,
     FLASH,
     MACHINE,
     MEMORY_DIRECTORY,
@@ -121,13 +122,38 @@ def test_memory_that_cannot_be_saved_cannot_be_kept() -> None:
 
 
 def test_a_revert_that_moves_no_disk_keeps_memory_alone_or_nothing() -> None:
-    domain = Domain(FLASH)
-    domain.take("s", memory=False)
+    domain = Domain(CDROM)
+    domain.take("s")
 
-    assert domain.plan_revert(RevertRequest("s", force=True)).undo is None
-    undo = domain.plan_revert(RevertRequest("s", force=True, undo_memory=True)).undo
+    assert domain.plan_revert(RevertRequest("s")).undo is None
+    undo = domain.plan_revert(RevertRequest("s", undo_memory=True)).undo
     assert undo is not None
     assert (undo.pins, undo.memory is not None) == ({}, True)
+
+
+def test_a_disk_that_the_revert_leaves_as_it_is_is_left_by_the_way_back_too() -> None:
+    domain = Domain(VDA, FLASH, CDROM)
+    domain.take("s", memory=False)
+
+    plan = domain.revert("s", force=True)
+
+    assert plan.undo is not None
+    assert set(plan.undo.pins) == {"vda"}
+    assert plan.undo.left_out == dict.fromkeys(("pflash0", "cd"), "the revert left it as it was")
+    assert [each.disk.target for each in domain.plan_revert(RevertRequest("")).overlays] == ["vda"]
+
+
+def test_memory_is_not_kept_without_a_disk_that_the_guest_writes_to() -> None:
+    domain = Domain(VDA, FLASH)
+    domain.take("s", memory=False)
+
+    with pytest.raises(NotSupported) as refusal:
+        domain.plan_revert(RevertRequest("s", force=True, undo_memory=True))
+
+    assert refusal.value.sentence == (
+        "An undo point with memory is not possible for domain web: the revert leaves disk pflash0 as it is, and it would not "
+        "fit the memory when that is undone."
+    )
 
 
 def test_an_undo_point_has_a_name_that_no_snapshot_has() -> None:
