@@ -37,7 +37,13 @@ def disk_row(disk: Disk) -> dict[str, Variant]:
 
 def capabilities(seen: Inspection | None) -> dict[str, Variant]:
     if seen is None:
-        return {}
+        no_guest = "no QEMU is connected"
+        return {
+            "Memory": Variant("b", False),
+            "MemoryBlocker": Variant("s", no_guest),
+            "Live": Variant("b", False),
+            "LiveBlocker": Variant("s", no_guest),
+        }
     return {
         "Memory": Variant("b", not seen.memory_blocker),
         "MemoryBlocker": Variant("s", seen.memory_blocker),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from snapd.model.domain import DomainState
 from snapd.model.images import Collection, Direction, DropTag, Merge, Unlink
-from snapd.model.plan import CreatePlan, DeletePlan, Overlay, Plan, Quiesce, RevertPlan, TidyPlan
+from snapd.model.plan import Application, CreatePlan, DeletePlan, Overlay, Plan, Quiesce, RevertPlan, TidyPlan
 from snapd.model.snapshot import SaveMethod
 
 
@@ -29,11 +29,11 @@ def describe(plan: Plan) -> list[str]:
 def _create(plan: CreatePlan) -> Iterator[str]:
     for target, reason in plan.left_out.items():
         yield f"Leave out disk {target}: {reason}."
-    for overlay in plan.overlays:
-        yield f"Make {overlay.image.path}, which will cover {overlay.disk.image} of disk {overlay.disk.target}."
     if plan.linked:
         disks = ", ".join(each.disk.target for each in plan.linked)
         yield f"Have QEMU open the images of {disks} by their own names and not by links, the guest stopped for a moment."
+    for overlay in plan.overlays:
+        yield f"Make {overlay.image.path}, which will cover {overlay.disk.image} of disk {overlay.disk.target}."
     if plan.memory:
         yield f"Make {plan.memory.path} for the memory, with room for {plan.memory.largest_stream_bytes >> 20} MiB."
     if plan.quiesce is not Quiesce.NO:
@@ -58,30 +58,43 @@ def _taken(plan: CreatePlan) -> str:
 
 
 def _revert(plan: RevertPlan) -> Iterator[str]:
-    for overlay in plan.overlays:
-        yield _made(overlay)
+    yield from (_applied(each) for each in plan.applications if not each.is_active)
+    yield from (_made(overlay) for overlay in plan.overlays)
     if plan.state is DomainState.RUNNING:
         yield "Stop the guest."
     if plan.undo and plan.undo.memory:
         yield f"Save the memory of now in {plan.undo.memory.path}."
+    yield from _switched(plan)
+    if plan.resume:
+        yield "Let the guest go on."
+    if plan.undo:
+        yield f"Write down undo point {plan.undo.name!r}, which holds what was there before."
+    if plan.name not in plan.dropped:
+        yield f"Make {plan.name!r} the current snapshot."
+    yield from (f"Forget undo point {name!r}." for name in plan.dropped)
+    yield from _collected(plan.after)
+
+
+def _switched(plan: RevertPlan) -> Iterator[str]:
+    """Say what is done with the guest stopped."""
     for overlay in plan.overlays:
         yield f"Put disk {overlay.disk.target} on {overlay.image.path}."
     for each in plan.applications:
-        if each.keep:
+        if each.is_active:
             yield f"Keep what {each.image.path} holds now as internal snapshot {each.keep!r}."
-        yield f"Apply internal snapshot {each.tag!r} in {each.image.path} of disk {each.disk.target}."
+            yield _applied(each)
+        else:
+            yield f"Put disk {each.disk.target} on {each.image.path}."
     if plan.later is not None:
         yield f"Load the memory from {plan.memory_path} when the domain runs again."
     elif plan.memory_path:
         yield f"Load the memory from {plan.memory_path}."
     elif plan.state is not DomainState.SHUTOFF:
         yield "Reset the guest."
-    if plan.resume:
-        yield "Let the guest go on."
-    if plan.undo:
-        yield f"Write down undo point {plan.undo.name!r}, which holds what was there before."
-    yield f"Make {plan.name!r} the current snapshot."
-    yield from _collected(plan.after)
+
+
+def _applied(each: Application) -> str:
+    return f"Apply internal snapshot {each.tag!r} in {each.image.path} of disk {each.disk.target}."
 
 
 def _made(overlay: Overlay) -> str:

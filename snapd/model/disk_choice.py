@@ -83,7 +83,7 @@ def _check(domain: str, seen: Inspection, chosen: Mapping[str, str]) -> None:
     targets = [disk.target for disk in seen.disks]
     for target, wanted in chosen.items():
         if target not in targets:
-            raise InvalidOption("disks", f"names {target}, and domain {domain} has only {', '.join(targets) or 'none'}")
+            raise InvalidOption("disks", f"names {target}, and domain {domain} has {', '.join(targets) or 'no disk'}")
         if wanted not in _CHOICES:
             raise InvalidOption("disks", f"says {wanted!r} for disk {target}, and can say {', '.join(_CHOICES)}")
 

@@ -48,13 +48,17 @@ class CreateRequest:
 
 @dataclass(frozen=True)
 class RevertRequest:
-    """``undo`` keeps what the revert discards as an undo point, with ``undo_memory`` the guest's memory too."""
+    """``undo`` keeps what the revert discards as an undo point, with ``undo_memory`` the guest's memory too.
+
+    With ``keeps_undo_points`` those of earlier reverts do not end with this one: it only goes on with one of them.
+    """
 
     name: str
     state: RevertState = RevertState.AS_TAKEN
     undo: bool = True
     undo_memory: bool = False
     force: bool = False
+    keeps_undo_points: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from snapd.model.plan import (
     RevertRequest,
     UndoPoint,
 )
-from snapd.model.planner import find_snapshot, overlay_path, plan_memory_file, tag_name
+from snapd.model.planner import deferred, find_snapshot, overlay_path, plan_memory_file, tag_name
 from snapd.model.record import DomainRecord
 from snapd.model.snapshot import RevertState, SaveMethod, Snapshot
 
@@ -57,7 +57,7 @@ def plan_revert(
     if request.undo and (disks or request.undo_memory):
         undo = _undo_point(record, seen, request, ways, disks, undo_name, memory_directory)
     later = request.state if snapshot.memory and seen.shut_off else None
-    ended = [each.name for each in record.tree.walk() if each.undo and not each.protected]
+    ended = [each.name for each in record.tree.walk() if each.undo and not each.protected and not request.keeps_undo_points]
     if later is not None and snapshot.name in ended:
         # Its memory is still to be loaded.
         ended.remove(snapshot.name)
@@ -77,8 +77,9 @@ def plan_revert(
         after=(),
         notes=notes,
     )
-    after = plan.graph(record.graph).collect(allocated_bytes, seen.open_images)
-    return replace(plan, after=tuple(after))
+    graph = plan.graph(record.graph)
+    after = graph.collect(allocated_bytes, seen.open_images)
+    return replace(plan, after=tuple(after), notes=(*notes, *deferred(graph, after)))
 
 
 def find_target(record: DomainRecord, name: str) -> Snapshot:
@@ -114,7 +115,7 @@ def _check_state(
         if difference := snapshot.machine.difference(seen.machine):
             raise NotSupported(record.name, what, f"{difference}; start QEMU as it was then")
     if request.undo_memory and seen.memory_blocker:
-        raise NotSupported(record.name, "An undo point with memory", seen.memory_blocker)
+        raise NotSupported(record.name, "An undo point with memory", f"{seen.memory_blocker}; keep the disks alone")
     return seen.machine
 
 
@@ -178,7 +179,7 @@ def _undo_point(
     if request.undo_memory and not seen.shut_off:
         for disk in others:
             if disk.writable:
-                why = f"the revert leaves disk {disk.target} as it is, and it would not fit the memory when that is undone"
+                why = f"the revert leaves disk {disk.target} as it is, which would not fit the memory; keep the disks alone"
                 raise NotSupported(record.name, "An undo point with memory", why)
         memory = plan_memory_file(
             seen, memory_directory, name, SaveMethod.PAUSED, "the guest stands still for the revert anyway"

@@ -188,7 +188,7 @@ async def take(link: Link, overlays: Sequence[Overlay], tags: Sequence[Tag]) -> 
         disks = [each.disk for each in overlays] + [each.disk for each in tags]
         names |= {disk.node: disk.target for disk in disks}
         target = next(
-            (names[word] for word in error.text.split("'") if word in names), disks[0].target if len(disks) == 1 else ""
+            (names[word] for word in error.text.split("'") if word in names), " or ".join(disk.target for disk in disks)
         )
         text = f"{error.text.rstrip('.')} (disk {target})" if target else error.text
         raise QemuFailed(error.domain, error.command, text) from error

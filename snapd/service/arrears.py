@@ -54,8 +54,8 @@ class Arrears:
         pending = self._record().pending
         if pending is None or self._state() not in (DomainState.RUNNING, DomainState.PAUSED):
             return
-        # The undo point keeps what the domain has written since it was started.
-        request = RevertRequest(pending.name, pending.state, undo=True)
+        # A further undo point keeps what the domain has written since it was started, which may be long ago.
+        request = RevertRequest(pending.name, pending.state, undo=True, keeps_undo_points=True)
         try:
             job = await self._mutations.begin("revert", pending.name, OURSELVES_UID, self._verbs.revert(request))
         except SnapdError as error:

@@ -140,8 +140,12 @@ class Mutations:
             reference = secrets.token_hex(4)
             log.exception("domain %s: %s of %s met a fault of ours, %s", self._name, job.operation, job.snapshot, reference)
             failure = Internal(reference)
-        await self._ended()
-        self._release()
+        try:
+            await self._ended()
+        except Exception:
+            log.exception("domain %s: seeing how it is after %s failed", self._name, job.operation)
+        finally:
+            self._release()
         after = self._record()
         for event in changes(self._name, before, after):
             self._around.publisher.publish(event)

@@ -70,6 +70,25 @@ async def test_what_was_written_since_the_start_is_kept_as_an_undo_point() -> No
         assert await kept_marks(stage, point) == {"disk0": 9, "disk1": 9}
 
 
+async def test_the_undo_point_of_the_revert_outlasts_the_loading() -> None:
+    """What the user has discarded must not end because a memory that was asked for with it is loaded later."""
+    async with scene(DISKS) as stage:
+        await mark_all(stage, 1)
+        await stage.create("s1")
+        await mark_all(stage, 2)
+        await stage.shut_off()
+        await stage.revert("s1", undo=Variant("b", True))
+        (discarded,) = await undo_points(stage)
+        stage.signals.clear()
+        await stage.start()
+        await stage.wait_signal("SnapshotReverted")
+        assert discarded in await undo_points(stage)
+        assert await kept_marks(stage, discarded) == TWOS
+        assert await present_marks(stage) == ONES
+        await stage.revert("s1")
+        assert await undo_points(stage) == []
+
+
 async def test_a_machine_that_differs_is_named_and_the_revert_goes_on_waiting() -> None:
     async with scene(DISKS) as stage:
         await stage.create("s1")

@@ -110,8 +110,8 @@ def test_images_that_were_opened_through_links() -> None:
     linked = tuple(Parking(disk, "n", domain.graph.images[VDB.image]) for disk in (VDA, VDB))
 
     assert describe(replace(plan, linked=linked)) == [
-        "Make /images/data.s.qcow2, which will cover /images/data.raw of disk vdb.",
         "Have QEMU open the images of vda, vdb by their own names and not by links, the guest stopped for a moment.",
+        "Make /images/data.s.qcow2, which will cover /images/data.raw of disk vdb.",
         "At one instant: cover disk vdb.",
         "Write down snapshot 's'.",
     ]

@@ -263,7 +263,7 @@ def test_memory_alone_is_a_snapshot_of_a_guest_without_disks() -> None:
 @pytest.mark.parametrize(
     ("wanted", "reason"),
     [
-        ({"vdx": "external"}, "names vdx, and domain web has only vda, vdb"),
+        ({"vdx": "external"}, "names vdx, and domain web has vda, vdb"),
         ({"vda": "both"}, "says 'both' for disk vda, and can say internal, external, no"),
         ({"vda": "any"}, "says 'any' for disk vda, and can say internal, external, no"),
         ({"vda": ""}, "says '' for disk vda, and can say internal, external, no"),
@@ -277,5 +277,5 @@ def test_a_request_for_a_disk_or_a_kind_that_there_is_not_is_refused(wanted: Map
 
 
 def test_a_domain_without_disks_says_so() -> None:
-    with pytest.raises(InvalidOption, match="names vda, and domain web has only none"):
+    with pytest.raises(InvalidOption, match="names vda, and domain web has no disk"):
         _choose(wanted={"vda": "external"})

@@ -36,7 +36,7 @@ EXTERNAL, INTERNAL = SnapshotType.EXTERNAL, SnapshotType.INTERNAL
         (CreateRequest("a/b"), InvalidName, "'a/b' cannot be the name of a snapshot: it has a '/'"),
         (CreateRequest("7"), InvalidName, "'7' cannot be"),
         (CreateRequest("first"), SnapshotExists, "Domain web already has a snapshot 'first'"),
-        (CreateRequest("new", disks={"vdx": "external"}), InvalidOption, "names vdx, and domain web has only vda, vdb"),
+        (CreateRequest("new", disks={"vdx": "external"}), InvalidOption, "names vdx, and domain web has vda, vdb"),
         (CreateRequest("new", disks={"vdb": "no"}), NotSupported, "the guest can write to disk vdb"),
     ],
 )

@@ -118,7 +118,9 @@ def test_memory_that_cannot_be_saved_cannot_be_kept() -> None:
     with pytest.raises(NotSupported) as refusal:
         domain.plan_revert(RevertRequest("s", undo_memory=True), memory_blocker="device hostdev0 blocks it")
 
-    assert refusal.value.sentence == ("An undo point with memory is not possible for domain web: device hostdev0 blocks it.")
+    assert refusal.value.sentence == (
+        "An undo point with memory is not possible for domain web: device hostdev0 blocks it; keep the disks alone."
+    )
 
 
 def test_a_revert_that_moves_no_disk_keeps_memory_alone_or_nothing() -> None:
@@ -151,8 +153,8 @@ def test_memory_is_not_kept_without_a_disk_that_the_guest_writes_to() -> None:
         domain.plan_revert(RevertRequest("s", force=True, undo_memory=True))
 
     assert refusal.value.sentence == (
-        "An undo point with memory is not possible for domain web: the revert leaves disk pflash0 as it is, and it would not "
-        "fit the memory when that is undone."
+        "An undo point with memory is not possible for domain web: the revert leaves disk pflash0 as it is, which would not "
+        "fit the memory; keep the disks alone."
     )
 
 
@@ -286,3 +288,13 @@ def test_the_memory_of_an_undo_point_stays_until_it_is_loaded() -> None:
     loaded = domain.revert(UNDO)
     assert (loaded.later, loaded.dropped) == (None, (UNDO, f"{UNDO}-2"))
     assert [each.name for each in domain.record.tree.walk()] == ["s", f"{UNDO}-3"]
+
+
+def test_a_revert_that_goes_on_with_one_that_had_to_wait_ends_no_undo_point() -> None:
+    domain = Domain(VDA)
+    domain.take("s")
+    domain.revert("s")
+    (first,) = [name for name, each in domain.record.tree.snapshots.items() if each.undo]
+
+    assert domain.plan_revert(RevertRequest("s")).dropped == (first,)
+    assert domain.plan_revert(RevertRequest("s", keeps_undo_points=True)).dropped == ()
