@@ -10,11 +10,11 @@ STAMP := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    run the main job on a tiny guest: create, list, revert, delete (under a minute)"
+	@echo "make demo    run the main job on a tiny guest: create, revert, undo, shut off, delete (under a minute)"
 	@echo "make test    run all tests but the long ones"
 	@echo "make check   run the linters and type checks"
 	@echo "make bench   measure pauses and times against bare QMP, as ratios"
-	@echo "make soak    run the long tests"
+	@echo "make soak    run the long tests, then random walks for DOMSNAPD_SOAK_SECONDS (an hour)"
 	@echo "make setup   install what is needed into $(VENV) and, where allowed, on the system"
 
 setup: $(STAMP)
@@ -46,6 +46,7 @@ bench: system $(STAMP)
 
 soak: system $(STAMP)
 	DOMSNAPD_TEST_PROFILE=soak $(BIN)/python -m pytest tests/property tests/integration
+	$(BIN)/python -m tests.model.soak
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.lab.guest import TinyGuest
+from tests.lab.guest import TinyGuest, disk_counter
 from tests.lab.qemu import kvm_works, qemu_command
 from tests.lab.scene import DOMAIN, Scene, scene
 
@@ -26,58 +26,96 @@ async def main() -> None:
     version = subprocess.run([*qemu_command(), "--version"], capture_output=True, text=True, check=True).stdout.split()[3]
     say(f"A guest that counts in memory and on two disks (raw and qcow2) as fast as it can: QEMU {version}, {accel}, 128 MiB.")
     async with scene(guest=TinyGuest.dirtying(64), accel=accel, memory_mib=128) as stage:
-        pid = stage.qemu.pid
-        say(f"QEMU has PID {pid}; domsnapd looks after it on a bus of its own. To follow with busctl in another terminal:")
+        say(f"QEMU has PID {stage.qemu.pid}; domsnapd looks after it on a bus of its own. To follow with busctl elsewhere:")
         hint(f"export DBUS_SESSION_BUS_ADDRESS={stage.bus_address}")
         hint("busctl --user tree org.domsnap1; busctl --user monitor org.domsnap1")
-
-        step("Create a snapshot of the running guest", busctl("CreateSnapshot", "fresh"))
-        await _create(stage, "fresh")
-        await asyncio.to_thread(stage.qemu.wait_counting, _LET_IT_COUNT)
-        step("Let it count on, and create another", busctl("CreateSnapshot", "later"))
-        await _create(stage, "later")
-        await asyncio.to_thread(stage.qemu.wait_counting, _LET_IT_COUNT)
-
-        step(
-            "List them as a tree",
-            f"{CALL} ListSnapshots 'sa{{sv}}' {DOMAIN} 0",
-        )
-        await tool(stage, "list", DOMAIN)
-
-        step("Go back to the first, in place", busctl("RevertSnapshot", "fresh"))
-        await _revert(stage, "fresh", pid)
-        step("And forward to the second", busctl("RevertSnapshot", "later"))
-        await _revert(stage, "later", pid)
-
-        step("Delete both while the guest runs; what they held is merged down", busctl("DeleteSnapshot", "fresh"))
-        await tool(stage, "delete", "--yes", DOMAIN, "fresh")
-        await tool(stage, "delete", "--yes", DOMAIN, "later")
-        disks = [disk["Image"] for disk in (await stage.properties())["Disks"]]
-        seen(f"the disks are {', '.join(Path(disk).name for disk in disks)} again, the images the domain was defined with")
-        seen(f"files left: {', '.join(sorted(each.name for each in stage.images.iterdir()))}")
-        counter = await asyncio.to_thread(stage.qemu.wait_counting)
-        seen(f"the guest counts on ({counter}) in the same QEMU (PID {stage.qemu.pid}, {same(stage.qemu.pid == pid)})")
+        await _take(stage)
+        await _go_back_and_undo(stage)
+        await _while_shut_off(stage)
+        await _delete(stage)
     say(f"\nDone in {time.monotonic() - begun:.0f} s; bus, QEMU and daemon have ended.")
 
 
-async def _create(stage: Scene, name: str) -> None:
+async def _take(stage: Scene) -> None:
+    step("Create a snapshot of the running guest: each disk is covered by an overlay", verb("CreateSnapshot", "fresh"))
+    await _create(stage, "fresh")
+    step(
+        "Another, at one instant: an overlay on the raw disk, an internal snapshot in the qcow2 image, and memory",
+        f"{CALL} CreateSnapshot 'ssa{{sv}}' {DOMAIN} inside 2 wait b true disks 'a{{ss}}' 1 disk1 internal",
+    )
+    await _create(stage, "inside", "--disk", "disk1=internal")
+    kept = (await stage.properties("inside"))["Disks"]
+    seen("kept in " + " and ".join(f"{Path(each['Image']).name} ({each['Tag'] or 'all of it'})" for each in kept))
+
+
+async def _go_back_and_undo(stage: Scene) -> None:
+    pid = stage.qemu.pid
+    step(
+        "What going back to it would do",
+        f"busctl --user call org.domsnap1 /org/domsnap1/domain/{DOMAIN} org.domsnap1.Domain "
+        "Plan 'ssa{sv}' revert inside 1 undo-memory b true",
+    )
+    await tool(stage, "plan", "revert", "--undo-memory", DOMAIN, "inside")
+    step(
+        "Go back, in place; what is there now is kept as an undo point", verb("RevertSnapshot", "inside", "undo-memory b true")
+    )
+    before = await _revert(stage, pid, "--undo-memory", DOMAIN, "inside")
+    step("List them as a tree", f"{CALL} ListSnapshots 'sa{{sv}}' {DOMAIN} 0")
+    await tool(stage, "list", DOMAIN)
+    step("Undo the revert: the guest goes on where it was", verb("RevertSnapshot", "''"))
+    await _revert(stage, pid, "--undo", DOMAIN)
+    seen(f"it had counted to {before} when the revert came")
+
+
+async def _while_shut_off(stage: Scene) -> None:
+    step("End QEMU, and take a snapshot of the domain while it is shut off", verb("CreateSnapshot", "cold"))
+    await stage.shut_off()
+    await tool(stage, "create", DOMAIN, "cold")
+    cold = await stage.properties("cold")
+    seen(f"it is {cold['Consistency']}: {len(cold['Disks'])} disks, memory {'kept' if cold['Memory'] else 'none'}")
+    counters = [str(disk_counter(each["Image"], each["Format"], each["Tag"])) for each in cold["Disks"]]
+    seen(f"guest counter on the disks that it keeps: {' and '.join(counters)}")
+    step("Go back to the first one: the disks now, the memory when QEMU runs again", verb("RevertSnapshot", "fresh"))
+    await tool(stage, "revert", "--yes", DOMAIN, "fresh")
+    seen(f"waits for its memory to be loaded: {(await stage.properties())['PendingRevert']}")
+    stage.signals.clear()
+    begun = time.monotonic()
+    await stage.start()
+    await stage.wait_signal("SnapshotReverted")
+    seen(f"QEMU started on the images of disks.env (PID {stage.qemu.pid}); memory loaded {_ms(begun)} after that")
+    seen(f"guest counter {stage.qemu.counter()} now")
+
+
+async def _delete(stage: Scene) -> None:
+    step("Delete them all; what they held is merged down while the guest runs", verb("DeleteSnapshot", "fresh", "scope s tree"))
+    await tool(stage, "delete", "--yes", "--children", DOMAIN, "fresh")
+    disks = [disk["Image"] for disk in (await stage.properties())["Disks"]]
+    seen(f"the disks are {', '.join(Path(disk).name for disk in disks)} again, the images the domain was defined with")
+    seen(f"files left: {', '.join(sorted(each.name for each in stage.images.iterdir()))}")
+    seen(f"the guest counts on ({await asyncio.to_thread(stage.qemu.wait_counting)})")
+
+
+async def _create(stage: Scene, name: str, *options: str) -> None:
     before = stage.qemu.counter()
-    await tool(stage, "create", DOMAIN, name)
+    await tool(stage, "create", *options, DOMAIN, name)
     taken = await stage.properties(name)
     seen(
         f"guest counter before {before}, now {stage.qemu.counter()}; "
         f"paused {taken['PauseUSec'] / 1000:.1f} ms, by QEMU's own clock"
     )
     seen(f"memory: {taken['MemoryBytes'] / 2**20:.1f} MiB, saved {taken['Method']} {taken['MethodReason']}".rstrip())
+    await asyncio.to_thread(stage.qemu.wait_counting, _LET_IT_COUNT)
 
 
-async def _revert(stage: Scene, name: str, pid: int) -> None:
+async def _revert(stage: Scene, pid: int, *words: str) -> int:
+    """Revert and tell what the guest shows. Returns: its counter before."""
     before = stage.qemu.counter()
-    await tool(stage, "revert", "--yes", DOMAIN, name)
+    await tool(stage, "revert", "--yes", *words)
     seen(
         f"guest counter {before} before, {stage.qemu.counter()} now; "
-        f"QEMU's PID is {stage.qemu.pid} ({same(stage.qemu.pid == pid)})"
+        f"QEMU's PID is {stage.qemu.pid} ({'the same' if stage.qemu.pid == pid else 'ANOTHER ONE'})"
     )
+    return before
 
 
 async def tool(stage: Scene, *words: str) -> None:
@@ -88,14 +126,15 @@ async def tool(stage: Scene, *words: str) -> None:
     )
     printed, _ = await process.communicate()
     say(f"  $ domsnap {' '.join(words)}")
-    for line in printed.decode().splitlines():
+    for line in printed.decode().replace(f"{stage.images}/", "").replace(f"{stage.state}/", "").splitlines():
         say(f"    {line}")
     if process.returncode:
         raise SystemExit(f"domsnap {' '.join(words)} failed")
 
 
-def busctl(member: str, snapshot: str) -> str:
-    return f"{CALL} {member} 'ssa{{sv}}' {DOMAIN} {snapshot} 1 wait b true"
+def verb(member: str, snapshot: str, *options: str) -> str:
+    """Return the call that waits for a verb on a snapshot, as ``busctl`` takes it."""
+    return " ".join([f"{CALL} {member} 'ssa{{sv}}' {DOMAIN} {snapshot} {len(options) + 1} wait b true", *options])
 
 
 def step(title: str, command: str) -> None:
@@ -115,8 +154,8 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def same(is_same: bool) -> str:
-    return "the same" if is_same else "ANOTHER ONE"
+def _ms(begun: float) -> str:
+    return f"{(time.monotonic() - begun) * 1000:.0f} ms"
 
 
 if __name__ == "__main__":
