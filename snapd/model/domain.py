@@ -102,7 +102,8 @@ def no_internal(image_format: str) -> str:
 
 def no_external(path: str) -> str:
     """Return why an image at ``path`` cannot be covered, or nothing."""
-    return f"it lies on the block device {path}, beside which no overlay can lie" if path.startswith("/dev/") else ""
+    is_device = path.startswith("/dev/") and not path.startswith("/dev/shm/")  # noqa: S108  a file system, and not ours
+    return f"it lies on the block device {path}, beside which no overlay can lie" if is_device else ""
 
 
 @dataclass(frozen=True)
