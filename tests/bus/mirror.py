@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A client that keeps its own picture of the service from signals alone, as a manager of virtual machines does."""
+"""A client that keeps its own picture of the service from signals alone, as a manager of virtual machines does.
 
+Also what asks of signals that were heard whether they came, once each and in order.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from snapd.bus.names import (
@@ -11,6 +17,9 @@ from snapd.bus.names import (
     ROOT_PATH,
 )
 from snapd.bus.wire import Message, MessageType, Wire, unwrap
+from tests.lab.scene import Scene
+
+EQUAL_TIMEOUT_S = 10.0
 
 Objects = dict[str, dict[str, dict[str, Any]]]
 """By path and interface, the properties without their types."""
@@ -76,3 +85,59 @@ class Mirror:
         if same or not changed:
             self.complaints.append(f"properties {same} of {path} were told again, unchanged")
         known.update(changed)
+
+
+@contextlib.asynccontextmanager
+async def mirroring(stage: Scene) -> AsyncIterator[Mirror]:
+    """Keep a mirror that has seen everything once and from then on only listens."""
+    made = Mirror(await fetch(stage.wire))
+
+    def hear(message: Message) -> bool:
+        made.hear(message)
+        return stage.hear(message)
+
+    stage.wire.handle(hear)
+    try:
+        yield made
+    finally:
+        stage.wire.handle(stage.hear)
+
+
+async def agree(stage: Scene, mirror: Mirror) -> None:
+    """Wait until the mirror shows what a client that asks now is told."""
+    differing: list[str] = []
+    try:
+        async with asyncio.timeout(EQUAL_TIMEOUT_S):
+            while differing := difference(mirror.objects, await fetch(stage.wire)):
+                await stage.wait_any()
+    except TimeoutError:
+        raise AssertionError("the mirror and the service differ:\n" + "\n".join(differing)) from None
+    assert mirror.complaints == []
+
+
+def story(messages: list[Message]) -> list[tuple[str, str]]:
+    """Return path and member of each signal, without the progress of jobs."""
+    return [(each.path or "", each.member or "") for each in messages]
+
+
+def positions(messages: list[Message], path: str, member: str, *body: Any) -> list[int]:
+    """Return where the signal stands whose body begins with ``body``."""
+    return [
+        index
+        for index, each in enumerate(messages)
+        if (each.path, each.member) == (path, member) and tuple(each.body[: len(body)]) == body
+    ]
+
+
+def in_order(messages: list[Message], *wanted: tuple[Any, ...]) -> None:
+    """Assert that each of the signals came exactly once, and in this order."""
+    found = [positions(messages, *each) for each in wanted]
+    assert all(len(each) == 1 for each in found), (wanted, found, story(messages))
+    flat = [each[0] for each in found]
+    assert flat == sorted(flat), (wanted, story(messages))
+
+
+def told(messages: list[Message], path: str, name: str) -> list[Any]:
+    """Return each value that was told of a property, oldest first."""
+    changes = [each.body[1] for each in messages if (each.path, each.member) == (path, "PropertiesChanged")]
+    return [unwrap(changed[name]) for changed in changes if name in changed]

@@ -227,6 +227,8 @@ async def test_the_properties_of_the_domain(stage: Scene) -> None:
         "Monitor": str(stage.qemu.monitor),
         "CurrentSnapshot": snapshot_path(DOMAIN, "right"),
         "SnapshotCount": 3,
+        "PendingRevert": "",
+        "PendingProblem": "",
         "Disks": [
             {
                 "Target": "disk0",
@@ -234,6 +236,8 @@ async def test_the_properties_of_the_domain(stage: Scene) -> None:
                 "Image": values["Disks"][0]["Image"],
                 "Format": "qcow2",
                 "Eligible": True,
+                "CanInternal": True,
+                "CanExternal": True,
                 "Reason": "",
             }
         ],
@@ -257,6 +261,7 @@ async def test_the_properties_of_a_snapshot(stage: Scene) -> None:
     assert right["MemoryBytes"] > KIB
     assert 0 < right["PauseUSec"] < 10_000_000
     assert [disk["Target"] for disk in right["Disks"]] == ["disk0"]
+    assert (right["Type"], right["LeftOut"], right["Protected"], right["Undo"]) == ("external", {}, False, False)
 
 
 async def test_each_interface_creates_reverts_and_deletes(stage: Scene) -> None:
@@ -275,6 +280,56 @@ async def test_each_interface_creates_reverts_and_deletes(stage: Scene) -> None:
     await call(*domain, "DeleteSnapshot", "sa{sv}", "here", WAIT | {"scope": Variant("s", "tree")})
     await stage.revert("right")
     assert [row[1] for row in await stage.snapshots()] == ["root", "left", "right"]
+
+
+async def test_a_snapshot_is_protected_through_its_own_interface(stage: Scene) -> None:
+    path = snapshot_path(DOMAIN, "left")
+    assert await call(stage, path, SNAPSHOT_INTERFACE, "SetProtected", "b", True) == ()
+    assert (await stage.properties("left"))["Protected"] is True
+    rows = await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "ListSnapshots", "a{sv}", {})
+    assert [(row[1], row[5]) for row in rows] == [("root", 1), ("left", 3), ("right", 1)]
+    for body in (("left", WAIT), ("root", WAIT | {"scope": Variant("s", "tree")})):
+        error = await refused(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "DeleteSnapshot", "sa{sv}", *body)
+        assert (error.name, "'left'" in error.text) == (OURS + "Protected", True)
+    assert await call(stage, path, SNAPSHOT_INTERFACE, "SetProtected", "b", False) == ()
+    assert [row[5] for row in await stage.snapshots()] == [1, 1, 1]
+
+
+async def test_an_internal_snapshot_without_memory(stage: Scene) -> None:
+    options = WAIT | {"type": Variant("s", "internal"), "memory": Variant("b", False)}
+    job = await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "CreateSnapshot", "sa{sv}", "inside", options)
+    assert unwrap(await get_all(stage, job, JOB_INTERFACE))["Notes"] == []
+    shown = await stage.properties("inside")
+    assert (shown["Type"], shown["Memory"], shown["Method"], shown["MemoryBytes"]) == ("internal", False, "", 0)
+    assert (shown["Consistency"], shown["PauseUSec"]) == ("crash-consistent", 0)
+    (disk,) = shown["Disks"]
+    assert (disk["Tag"], disk["Image"]) == ("inside", (await stage.properties())["Disks"][0]["Image"])
+    await stage.delete("inside")
+
+
+async def test_what_a_revert_discards_is_kept_unless_told_otherwise(stage: Scene) -> None:
+    await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", "right", WAIT)
+    (row,) = [row for row in await stage.snapshots() if row[5] & 16]
+    point = await stage.properties(row[1])
+    assert (point["Undo"], point["Protected"], point["Description"]) == (True, False, "What the revert to right discarded.")
+    assert (await stage.properties("right"))["Children"] == [row[0]]
+    steps = await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", "revert", "", {"undo": Variant("b", False)})
+    assert f"Make {row[1]!r} the current snapshot." in steps
+    await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", "", WAIT | {"undo": Variant("b", False)})
+    assert [row[1] for row in await stage.snapshots()] == ["root", "left", "right"]
+    await stage.revert("right")
+
+
+async def test_a_plan_says_each_step_and_answers_with_the_refusals_of_the_verb(stage: Scene) -> None:
+    before = await managed(stage)
+    plan = (stage, DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}")
+    for verb, name in (("create", "planned"), ("create", ""), ("revert", "left"), ("delete", "root")):
+        steps = await call(*plan, verb, name, {})
+        assert steps
+        assert all(re.fullmatch(r"[A-Z].*\.", step) for step in steps), steps
+    assert (await refused(*plan, "create", "left", {})).name == OURS + "SnapshotExists"
+    assert (await refused(*plan, "revert", "none", {})).name == OURS + "NoSuchSnapshot"
+    assert await managed(stage) == before
 
 
 async def test_an_empty_name_is_made_up_from_the_time(stage: Scene) -> None:
@@ -392,9 +447,18 @@ REFUSALS: list[tuple[str, str, str | None, str, str, tuple[Any, ...]]] = [
     (OURS + "NoSuchDomain", ROOT_PATH, MANAGER_INTERFACE, "ListSnapshots", "sa{sv}", ("none", {})),
     (OURS + "NoSuchSnapshot", DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", ("none", {})),
     (OURS + "NoSuchSnapshot", DOMAIN_PATH, DOMAIN_INTERFACE, "DeleteSnapshot", "sa{sv}", ("none", {})),
+    (OURS + "NotSupported", DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", ("", {})),
+    (OURS + "NotSupported", DOMAIN_PATH, DOMAIN_INTERFACE, "CancelPendingRevert", "", ()),
+    (OURS + "NoSuchSnapshot", DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", ("delete", "none", {})),
+    (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", ("explode", "left", {})),
+    (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", ("delete", "left", WAIT)),
+    (STANDARD + "UnknownObject", f"{DOMAIN_PATH}/snapshot/none", SNAPSHOT_INTERFACE, "SetProtected", "b", (True,)),
+    (STANDARD + "InvalidArgs", f"{DOMAIN_PATH}/snapshot/left", SNAPSHOT_INTERFACE, "SetProtected", "s", ("yes",)),
     (OURS + "SnapshotExists", DOMAIN_PATH, DOMAIN_INTERFACE, "CreateSnapshot", "sa{sv}", ("left", {})),
     (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "CreateSnapshot", "sa{sv}", ("x", {"what": Variant("s", "")})),
     (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", ("left", {"wait": Variant("s", "")})),
+    (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", ("left", {"force": Variant("u", 1)})),
+    (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "CreateSnapshot", "sa{sv}", ("x", {"quiesce": Variant("s", "x")})),
     (OURS + "InvalidOption", DOMAIN_PATH, DOMAIN_INTERFACE, "ListSnapshots", "a{sv}", ({"limit": Variant("s", "")},)),
 ]
 
@@ -503,7 +567,9 @@ async def test_busctl_carries_out_a_whole_session(stage: Scene) -> None:
     assert [row[1] for row in listed["data"][0]] == ["root", "left", "right", "by hand"]
     disks = json.loads(await busctl(stage, "--json=short", "get-property", BUS_NAME, DOMAIN_PATH, DOMAIN_INTERFACE, "Disks"))
     assert disks["data"][0]["Target"] == {"type": "s", "data": "disk0"}
-    await busctl(stage, *manager("RevertSnapshot", "ssa{sv}", DOMAIN, "by hand", "1", "wait", "b", "true"))
+    await busctl(
+        stage, *manager("RevertSnapshot", "ssa{sv}", DOMAIN, "by hand", "2", "wait", "b", "true", "undo", "b", "false")
+    )
     await busctl(stage, *manager("DeleteSnapshot", "ssa{sv}", DOMAIN, "by hand", "1", "wait", "b", "true"))
     failed = await run_busctl(stage, *manager("GetDomain", "s", "none"))
     assert failed.returncode != 0

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from snapd.bus.contract import contract
 from snapd.bus.names import (
     BUS_NAME,
     DOMAIN_INTERFACE,
@@ -65,6 +66,12 @@ CHANGES: list[tuple[str, str, str, str, tuple[Any, ...]]] = [
     (DOMAIN_PATH, DOMAIN_INTERFACE, "DeleteSnapshot", "sa{sv}", ("kept", WAIT)),
     (KEPT_PATH, SNAPSHOT_INTERFACE, "Revert", "a{sv}", (WAIT,)),
     (KEPT_PATH, SNAPSHOT_INTERFACE, "Delete", "a{sv}", (WAIT,)),
+    (KEPT_PATH, SNAPSHOT_INTERFACE, "SetProtected", "b", (True,)),
+    (DOMAIN_PATH, DOMAIN_INTERFACE, "CancelPendingRevert", "", ()),
+    *(
+        (DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", (verb, name, {}))
+        for verb, name in (("create", "mine"), ("revert", "kept"), ("revert", ""), ("delete", "kept"))
+    ),
 ]
 
 
@@ -98,7 +105,15 @@ async def nobody(stage: Scene) -> AsyncIterator[Wire]:
 async def everything(stage: Scene) -> tuple[Any, ...]:
     """Return what must be the same after something that was refused."""
     (jobs,) = await stage.manager("ListJobs")
-    return await stage.snapshots(), jobs, stage.files(), (await stage.properties())["CurrentSnapshot"]
+    return await stage.snapshots(), jobs, stage.files(), await stage.properties()
+
+
+@pytest.mark.parametrize("interface", sorted(contract()))
+async def test_every_method_of_the_contract_is_either_for_everyone_or_for_administrators(interface: str) -> None:
+    looks, changes = ({each[2:4] for each in rows if each[1] == interface} for rows in (LOOKS, CHANGES))
+    methods = contract()[interface].methods
+    assert looks | changes == {(name, method.in_signature) for name, method in methods.items()}
+    assert not looks & changes
 
 
 @pytest.mark.parametrize(("path", "interface", "member", "signature", "body"), LOOKS)
@@ -127,6 +142,9 @@ async def test_who_is_not_allowed_is_not_told_what_is_wrong_with_the_options(nob
     with pytest.raises(CallError) as error:
         options = {"no such option": Variant("s", "")}
         await nobody.call(BUS_NAME, DOMAIN_PATH, DOMAIN_INTERFACE, "CreateSnapshot", "sa{sv}", ("a/b", options))
+    assert error.value.name == ACCESS_DENIED
+    with pytest.raises(CallError) as error:
+        await nobody.call(BUS_NAME, DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", ("explode", "none", options))
     assert error.value.name == ACCESS_DENIED
 
 

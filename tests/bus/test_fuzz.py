@@ -23,7 +23,7 @@ import pytest_asyncio
 from snapd.bus.guards import encode
 from snapd.bus.link import socket_path
 from snapd.bus.names import BUS_NAME, DOMAIN_INTERFACE, INTROSPECTABLE_INTERFACE, MANAGER_INTERFACE, ROOT_PATH, domain_path
-from snapd.bus.verbs import CREATE_OPTIONS, DELETE_OPTIONS, LIST_OPTIONS, REVERT_OPTIONS
+from snapd.bus.verbs import CREATE_OPTIONS, DELETE_OPTIONS, LIST_OPTIONS, REVERT_OPTIONS, WAIT
 from snapd.bus.wire import BUS, BUS_PATH, CallError, Message, MessageFlag, MessageType, Variant, Wire
 from tests.lab.qemu import GuestDisk
 from tests.lab.scene import DOMAIN, Scene, scene
@@ -54,11 +54,12 @@ NEVER = {
 }
 
 WORDS = [DOMAIN, "", "one", "two", "three", "all", "tree", "children", "running", "paused", "auto", "require", "no", "external"]
+WORDS += ["internal", "create", "revert", "delete"]
 WORDS += ["any", "disk0", ".", "..", "/", "a/b", "x" * 200, "x" * 201, "x" * 5000, "\x01\n", "ä€\U0001f40c", "%s{0}", "٣", "12"]
 PATHS = [ROOT_PATH, DOMAIN_PATH, "/", "/org", f"{DOMAIN_PATH}/snapshot/one", f"{DOMAIN_PATH}/snapshot", "/org/domsnap1/job/1"]
 PATHS += ["/org/domsnap1/domain/_", "/org/domsnap1/job/_", "/org/domsnap1/job/99999999999999999999", "/org/domsnap1/domain/_ff"]
 PATHS += ["/org/domsnap1/domain/_zz", "/a" * 200, f"{DOMAIN_PATH}/snapshot/" + "x" * 3000]
-OPTIONS = {**CREATE_OPTIONS, **REVERT_OPTIONS, **DELETE_OPTIONS, **LIST_OPTIONS}
+OPTIONS = {**CREATE_OPTIONS, **REVERT_OPTIONS, **DELETE_OPTIONS, **LIST_OPTIONS, **WAIT}
 INTEGERS = {"y": (0, 8), "n": (1, 15), "q": (0, 16), "i": (1, 31), "u": (0, 32), "x": (1, 63), "t": (0, 64)}
 BASIC = "ybnqiuxtdsog"
 

@@ -20,9 +20,10 @@ from snapd.bus.manager import ManagerFace
 from snapd.bus.objects import Objects
 from snapd.bus.snapshot import SnapshotFace
 from snapd.bus.verbs import Verbs
+from snapd.config import Timeouts
 from snapd.daemon import HostAdapters
 from snapd.errors import NoSuchDomain
-from snapd.model.domain import DomainDefinition
+from snapd.model.domain import DomainDefinition, DomainState
 from snapd.model.events import DomainChanged
 from snapd.model.plan import DeletePlan, Live
 from snapd.model.record import DomainRecord
@@ -30,13 +31,14 @@ from snapd.model.snapshot import Snapshot, SnapshotType
 from snapd.model.tree import SnapshotTree
 from snapd.service.host import Host
 from snapd.service.jobs import Jobs
-from snapd.service.managed_domain import Surroundings
+from snapd.service.mutations import Surroundings
 from snapd.service.policy import Policy
 from snapd.service.publisher import Publisher
 from snapd.state.store import Store
 
 NAME, UUID, SNAPSHOT = "vm1", "a4eb4367-b880-3b11-d1e8-d5d2b2c1a3aa", "before"
 DEADLINE_S = 5.0
+POLICY = Policy(0, 10, Live.AUTO)
 
 
 async def _domain_is_known(publisher: Publisher, start: Callable[[], object]) -> None:
@@ -51,7 +53,7 @@ async def _domain_is_known(publisher: Publisher, start: Callable[[], object]) ->
 async def _host_of(directory: Path) -> AsyncIterator[Host]:
     """A host that looks after one domain, whose QEMU does not run and which has one snapshot."""
     store = await Store.open(directory / UUID, NAME, UUID)
-    snapshot = Snapshot(SNAPSHOT, 1, SnapshotType.EXTERNAL, running=True, disks=())
+    snapshot = Snapshot(SNAPSHOT, 1, SnapshotType.EXTERNAL, DomainState.RUNNING, disks=())
     await store.begin("delete", SNAPSHOT, DeletePlan((), (), ()))
     await store.commit(DomainRecord(NAME, UUID, tree=SnapshotTree().add(snapshot)))
     await store.end()
@@ -63,9 +65,9 @@ async def _host_of(directory: Path) -> AsyncIterator[Host]:
         return task.cancel
 
     publisher = Publisher()
-    adapters = HostAdapters(directory, None, 1)
+    adapters = HostAdapters(directory, None, Timeouts(monitor_s=1))
     jobs = Jobs(publisher, 10, 10)
-    host = Host(Surroundings(adapters, jobs, publisher, spawn, Policy(0, 10, Live.AUTO)))
+    host = Host(Surroundings(adapters, jobs, publisher, spawn, POLICY))
     try:
         await _domain_is_known(publisher, lambda: host.follow([DomainDefinition(NAME, str(directory / "qmp"), UUID)]))
         jobs.open("create", NAME, SNAPSHOT, 0)
@@ -85,7 +87,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
 @pytest_asyncio.fixture
 async def faces(host: Host) -> dict[str, Face]:
     """One face of each interface, by its name."""
-    verbs = Verbs(cast("Authorization", None), Live.AUTO)
+    verbs = Verbs(cast("Authorization", None), POLICY)
     domain = host.domains[NAME]
     found: list[Face] = [
         ManagerFace(host, verbs, "1", "2"),
@@ -124,7 +126,7 @@ async def test_every_property_has_a_value_of_its_type_and_every_value_a_property
 
 
 async def test_every_face_is_reached_by_its_path(host: Host) -> None:
-    verbs = Verbs(cast("Authorization", None), Live.AUTO)
+    verbs = Verbs(cast("Authorization", None), POLICY)
     objects = Objects(host, ManagerFace(host, verbs, "1", "2"), verbs)
     paths = ["/org/domsnap1", *objects.managed_paths()]
     assert paths == [

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from snapd.bus.names import (
 )
 from snapd.bus.wire import CallError, Message, Variant, unwrap
 from snapd.service.jobs import PROGRESS_EVERY_S
-from tests.bus.mirror import Mirror, difference, fetch
+from tests.bus.mirror import Mirror, agree, fetch, in_order, mirroring
 from tests.lab.guest import TinyGuest
 from tests.lab.qemu import GuestDisk
 from tests.lab.scene import DOMAIN, Scene, scene
@@ -33,7 +32,6 @@ from tests.lab.scene import DOMAIN, Scene, scene
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DOMAIN_PATH = domain_path(DOMAIN)
-EQUAL_TIMEOUT_S = 10.0
 ONE_DISK = (GuestDisk("disk0.raw", "raw", id="disk0"),)
 OTHER, OTHER_UUID = "größer 2", "b4eb4367-b880-3b11-d1e8-d5d2b2c1a3bb"
 
@@ -46,52 +44,8 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def mirror(stage: Scene) -> AsyncIterator[Mirror]:
-    """A mirror that has seen everything once and from then on only listens."""
-    made = Mirror(await fetch(stage.wire))
-
-    def hear(message: Message) -> bool:
-        made.hear(message)
-        return stage.hear(message)
-
-    stage.wire.handle(hear)
-    try:
+    async with mirroring(stage) as made:
         yield made
-    finally:
-        stage.wire.handle(stage.hear)
-
-
-async def agree(stage: Scene, mirror: Mirror) -> None:
-    """Wait until the mirror shows what a client that asks now is told."""
-    differing: list[str] = []
-    try:
-        async with asyncio.timeout(EQUAL_TIMEOUT_S):
-            while differing := difference(mirror.objects, await fetch(stage.wire)):
-                await stage.wait_any()
-    except TimeoutError:
-        raise AssertionError("the mirror and the service differ:\n" + "\n".join(differing)) from None
-    assert mirror.complaints == []
-
-
-def story(messages: list[Message]) -> list[tuple[str, str]]:
-    """Return path and member of each signal, without the progress of jobs."""
-    return [(each.path or "", each.member or "") for each in messages]
-
-
-def positions(messages: list[Message], path: str, member: str, *body: Any) -> list[int]:
-    """Return where the signal stands whose body begins with ``body``."""
-    return [
-        index
-        for index, each in enumerate(messages)
-        if (each.path, each.member) == (path, member) and tuple(each.body[: len(body)]) == body
-    ]
-
-
-def in_order(messages: list[Message], *wanted: tuple[Any, ...]) -> None:
-    """Assert that each of the signals came exactly once, and in this order."""
-    found = [positions(messages, *each) for each in wanted]
-    assert all(len(each) == 1 for each in found), (wanted, found, story(messages))
-    flat = [each[0] for each in found]
-    assert flat == sorted(flat), (wanted, story(messages))
 
 
 async def carried_out(stage: Scene, act: Callable[[], Awaitable[None]]) -> tuple[str, list[Message]]:
@@ -239,8 +193,12 @@ async def test_who_only_listens_knows_when_qemu_goes_and_comes_back(stage: Scene
     assert "killed, or crashed" in gone["StateReason"]
     await agree(stage, mirror)
     with pytest.raises(CallError) as error:
-        await stage.create("of nothing")
+        await stage.create("of no memory", memory=Variant("b", True))
     assert error.value.name == "org.domsnap1.Error.NotSupported"
+    await agree(stage, mirror)
+    await stage.create("of no guest")
+    await agree(stage, mirror)
+    await stage.delete("of no guest")
     await agree(stage, mirror)
     stage.qemu.start()
     # It starts with the images that it was defined with, and not with those that its snapshots have left it.
@@ -344,4 +302,5 @@ async def test_the_signals_of_the_contract_are_all_that_come(stage: Scene) -> No
         (interface, member) for interface, members in allowed.items() for member in members
     }
     assert stage.signals
-    assert Path(stage.directory, "domsnapd.log").read_text().count("Traceback") == 0
+    _, _, fault = stage.daemon.log.partition("Traceback")
+    assert not fault, fault

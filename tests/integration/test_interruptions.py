@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
-from snapd.bus.wire import CallError
+from snapd.bus.wire import CallError, Variant
 from tests.lab.guest import TinyGuest
-from tests.lab.scene import DOMAIN, Scene, scene
-from tests.lab.untouched import BUS_ERROR, ERROR, assert_works, picture, refused, untouched
+from tests.lab.marks import kept_marks, mark_all
+from tests.lab.qemu import GuestDisk
+from tests.lab.scene import DOMAIN, TWO_DISKS, Scene, scene
+from tests.lab.untouched import BUS_ERROR, ERROR, assert_sentence, assert_works, picture, refused, untouched
 
 DIRTYING = TinyGuest.dirtying(8)
+INTERNAL = (GuestDisk("disk0.qcow2", "qcow2", id="disk0"), TWO_DISKS[1])
 INTENT_TIMEOUT_S = 20.0
 _POLL_S = 0.0002
 
@@ -36,8 +39,9 @@ async def test_the_daemon_is_killed_before_the_pause() -> None:
         await _assert_shown_truthfully(stage)
 
 
-async def test_the_daemon_is_killed_in_the_pause() -> None:
-    async with scene(guest=DIRTYING) as stage:
+@pytest.mark.parametrize("disks", [TWO_DISKS, INTERNAL], ids=["external", "internal"])
+async def test_the_daemon_is_killed_in_the_pause(disks: tuple[GuestDisk, ...]) -> None:
+    async with scene(disks, guest=DIRTYING) as stage:
         await stage.create("s1")
         call = asyncio.create_task(_gone(stage.create("s2")))
         await _freeze_after(stage, "STOP")
@@ -47,6 +51,77 @@ async def test_the_daemon_is_killed_in_the_pause() -> None:
         assert json.loads((stage.state / "intent.json").read_text())["begun"] == ["pause"]
         await _restarted(stage, "create s2")
         await _assert_shown_truthfully(stage)
+
+
+@pytest.mark.parametrize("disks", [TWO_DISKS, INTERNAL], ids=["external", "internal"])
+async def test_the_daemon_is_killed_in_a_snapshot_without_memory(disks: tuple[GuestDisk, ...]) -> None:
+    async with scene(disks, guest=DIRTYING) as stage:
+        await stage.create("s1")
+        call = asyncio.create_task(_gone(stage.create("s2", memory=Variant("b", False))))
+        await asyncio.to_thread(_stop_at_intent, stage)
+        stage.daemon.stop(signal.SIGKILL)
+        await call
+        assert await _restarted(stage, "create s2") == ["s1"]
+        await _assert_shown_truthfully(stage)
+        stage.qemu.wait_counting()
+
+
+@pytest.mark.parametrize("verb", ["create", "delete", "revert"])
+@pytest.mark.parametrize("disks", [TWO_DISKS, INTERNAL], ids=["external", "internal"])
+async def test_the_daemon_is_killed_while_the_domain_is_shut_off(disks: tuple[GuestDisk, ...], verb: str) -> None:
+    """What it kept can be read, nothing is changed, and a QEMU that is started meanwhile is shown with the same sentence."""
+    async with scene(disks, guest=DIRTYING) as stage:
+        await mark_all(stage, 1)
+        await stage.create("s1")
+        await stage.create("s2")
+        await stage.shut_off()
+        verbs = {
+            "create": stage.create("s3"),
+            "delete": stage.delete("s2"),
+            "revert": stage.revert("s1", undo=Variant("b", True)),
+        }
+        chosen = verbs.pop(verb)
+        for other in verbs.values():
+            other.close()
+        call = asyncio.create_task(_gone(chosen))
+        await asyncio.to_thread(_stop_at_intent, stage)
+        stage.daemon.stop(signal.SIGKILL)
+        await call
+        stage.daemon.start()
+        shown = await stage.wait_state("shutoff")
+        assert verb in shown["Interrupted"]
+        await _refused_every_verb(stage, verb)
+        for name in [row[1] for row in await stage.snapshots()]:
+            assert await kept_marks(stage, name) == {"disk0": 1, "disk1": 1}
+        # With the links and disks.env of before or after: QEMU runs, and the service leaves it alone.
+        await stage.start("running", "drifted")
+        await _refused_every_verb(stage, verb)
+
+
+async def test_qemu_is_started_in_the_middle_of_an_operation_on_its_images() -> None:
+    """It opens what was active before; whichever of the two was first, nothing is lost and the state shown is true."""
+    async with scene(guest=DIRTYING) as stage:
+        await mark_all(stage, 1)
+        await stage.create("s1")
+        await stage.shut_off()
+        active = stage.active_images()
+        call = asyncio.create_task(_outcome(stage.create("s2")))
+        await asyncio.to_thread(_stop_at_intent, stage)
+        stage.qemu.disks = tuple(GuestDisk(*active[disk.id], disk.bus, disk.via, disk.id) for disk in stage.qemu.disks)
+        stage.qemu.start()
+        os.kill(stage.daemon.pid, signal.SIGCONT)
+        failure = await call
+        shown = await stage.wait_state("running", "drifted")
+        assert shown["Interrupted"] == ""
+        taken = "s2" in [row[1] for row in await stage.snapshots()]
+        assert (taken, shown["State"]) in ((True, "drifted"), (False, "running")), (failure, shown)
+        assert taken == (failure is None)
+        for row in await stage.snapshots():
+            assert await kept_marks(stage, row[1]) == {"disk0": 1, "disk1": 1}
+        await stage.shut_off()
+        await stage.start("running")
+        stage.qemu.wait_counting()
+        await assert_works(stage)
 
 
 async def test_the_daemon_is_killed_while_it_merges() -> None:
@@ -81,9 +156,13 @@ async def test_qemu_is_killed_before_the_pause() -> None:
         await assert_works(stage)
 
 
-@pytest.mark.parametrize("verb", ["create", "delete", "revert"])
-async def test_qemu_is_killed_in_the_middle(verb: str) -> None:
-    async with scene(guest=DIRTYING) as stage:
+@pytest.mark.parametrize(
+    ("disks", "verb"),
+    [*((TWO_DISKS, verb) for verb in ("create", "delete", "revert")), (INTERNAL, "create"), (INTERNAL, "revert")],
+    ids=["external-create", "external-delete", "external-revert", "internal-create", "internal-revert"],
+)
+async def test_qemu_is_killed_in_the_middle(disks: tuple[GuestDisk, ...], verb: str) -> None:
+    async with scene(disks, guest=DIRTYING) as stage:
         await stage.create("s1")
         await stage.create("s2")
         verbs = {"create": stage.create("s3"), "delete": stage.delete("s2"), "revert": stage.revert("s1")}
@@ -165,6 +244,18 @@ async def _gone(call: Coroutine[Any, Any, None]) -> None:
     with pytest.raises(CallError) as caught:
         await call
     assert caught.value.name == f"{BUS_ERROR}NoReply"
+
+
+async def _outcome(call: Coroutine[Any, Any, None]) -> CallError | None:
+    """Return the error of a call, which is a sentence of ours, or nothing."""
+    try:
+        await call
+    except CallError as error:
+        assert error.name.startswith(ERROR), error
+        assert error.name != f"{ERROR}Internal", error
+        assert_sentence(error.text)
+        return error
+    return None
 
 
 async def _freeze_after(stage: Scene, event: str) -> None:

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 
 from snapd.bus.wire import CallError, Variant
-from tests.lab.consistency import revert_and_compare
+from tests.lab.consistency import disk_counters, revert_and_compare
 from tests.lab.guest import TinyGuest, disk_counter, make_disk
+from tests.lab.images import tags
 from tests.lab.qemu import GuestDisk
 from tests.lab.scene import TWO_DISKS, Scene, scene
 
 BUSES = ("virtio", "virtio-iothread", "scsi", "ide")
 ERROR = "org.domsnap1.Error."
+TARGET_TIMEOUT_S = 20.0
 
 Kind = tuple[str, str, str]
 """Bus, way of definition, format."""
@@ -29,6 +31,13 @@ Kind = tuple[str, str, str]
 KINDS: list[Kind] = list(itertools.product(BUSES, ("drive", "blockdev"), ("raw", "qcow2")))
 PAIRS = list(zip(KINDS[:8], reversed(KINDS[8:]), strict=True))
 """Each kind once, beside one that differs from it in everything."""
+
+_QCOW2 = [kind for kind in KINDS if kind[2] == "qcow2"]
+PAIRS_OF_QCOW2 = list(zip(_QCOW2[:4:3], _QCOW2[4::3], strict=True))
+
+EXTERNAL, INTERNAL = Variant("s", "external"), Variant("s", "internal")
+NO_MEMORY = Variant("b", False)
+TWO_QCOW2 = (GuestDisk("disk0.qcow2", "qcow2", id="disk0"), TWO_DISKS[1])
 
 
 def _disk(index: int, kind: Kind, options: str = "") -> GuestDisk:
@@ -46,7 +55,7 @@ async def test_back_and_forth_and_down_to_nothing(kinds: Sequence[Kind]) -> None
     async with scene(disks, guest=TinyGuest(disks=len(disks))) as stage:
         pid = stage.qemu.pid
         for name in ("older", "newer"):
-            await stage.create(name)
+            await stage.create(name, type=EXTERNAL)
             stage.qemu.wait_counting()
         for name in ("older", "newer", "older"):
             await revert_and_compare(stage, name, len(disks))
@@ -55,6 +64,49 @@ async def test_back_and_forth_and_down_to_nothing(kinds: Sequence[Kind]) -> None
             await stage.delete(name)
             stage.qemu.wait_counting()
         await _assert_bare(stage, disks)
+        assert stage.qemu.pid == pid
+
+
+@pytest.mark.parametrize("kinds", [PAIRS_OF_QCOW2[0], PAIRS_OF_QCOW2[1], (KINDS[5],), (KINDS[7],)], ids=_words)
+async def test_internal_back_and_forth_and_down_to_nothing(kinds: Sequence[Kind]) -> None:
+    disks = [_disk(index, kind) for index, kind in enumerate(kinds)]
+    async with scene(disks, guest=TinyGuest(disks=len(disks))) as stage:
+        for name in ("older", "newer"):
+            await stage.create(name, type=INTERNAL, live=Variant("s", "require"))
+            stage.qemu.wait_counting()
+        for name in ("older", "newer", "older"):
+            await revert_and_compare(stage, name, len(disks))
+        for name in ("older", "newer"):
+            await stage.delete(name)
+            stage.qemu.wait_counting()
+        await _assert_bare(stage, disks, reopened=True)
+
+
+@pytest.mark.parametrize("kinds", PAIRS, ids=_words)
+async def test_disks_alone_are_of_one_instant_and_go_back_with_a_reset(kinds: Sequence[Kind]) -> None:
+    """Each qcow2 disk has an internal snapshot, and each raw one an external."""
+    disks = [_disk(index, kind) for index, kind in enumerate(kinds)]
+    wanted = {disk.id: "internal" if disk.format == "qcow2" else "external" for disk in disks}
+    async with scene(disks) as stage:
+        pid = stage.qemu.pid
+        counted: dict[str, list[int]] = {}
+        for name in ("older", "newer"):
+            await stage.create(name, memory=NO_MEMORY, disks=Variant("a{ss}", wanted))
+            stage.qemu.wait_counting()
+            counted[name] = await disk_counters(stage, name)
+            # It writes the first disk, then the second.
+            assert counted[name][0] - counted[name][1] in (0, 1), f"{name}: {counted[name]}"
+        assert counted["older"] < counted["newer"]
+        for name in ("older", "newer", "older"):
+            stage.qemu.control.events.clear()
+            await stage.revert(name)
+            assert _events(stage, "RESET")
+            stage.qemu.wait_counting()
+            assert {each: await disk_counters(stage, each) for each in counted} == counted
+        for name in ("older", "newer"):
+            await stage.delete(name)
+            stage.qemu.wait_counting()
+        await _assert_bare(stage, disks, reopened=True)
         assert stage.qemu.pid == pid
 
 
@@ -76,7 +128,8 @@ async def test_an_overlay_is_opened_with_the_cache_mode_of_what_it_covers(via: s
         await _assert_bare(stage, disks)
 
 
-async def test_a_backing_image_of_somebody_else_stays_byte_for_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [EXTERNAL, INTERNAL], ids=["external", "internal"])
+async def test_a_backing_image_of_somebody_else_stays_byte_for_byte(kind: Variant, tmp_path: Path) -> None:
     """Neither snapshots nor their merges reach below the image that the domain was defined with."""
     bases = [make_disk(tmp_path / "base.raw"), make_disk(tmp_path / "base.qcow2", "qcow2")]
     for index, base in enumerate(bases):
@@ -86,7 +139,7 @@ async def test_a_backing_image_of_somebody_else_stays_byte_for_byte(tmp_path: Pa
     disks = [GuestDisk(tmp_path / f"disk{index}.qcow2", "qcow2", id=f"disk{index}") for index in range(2)]
     async with scene(disks) as stage:
         for name in ("a", "b"):
-            await stage.create(name)
+            await stage.create(name, type=kind)
             stage.qemu.wait_counting()
         await revert_and_compare(stage, "a")
         await revert_and_compare(stage, "b")
@@ -104,13 +157,16 @@ async def test_a_cd_rom_with_and_without_medium_is_left_alone(tmp_path: Path) ->
     drives = [GuestDisk(medium, "raw", "cdrom", id="cd0", options="readonly=on"), GuestDisk(bus="cdrom", id="cd1")]
     async with scene([*TWO_DISKS, *drives]) as stage:
         reasons = {disk["Target"]: disk["Reason"] for disk in (await stage.properties())["Disks"]}
-        assert reasons == {"disk0": "", "disk1": "", "cd0": "it is a CD-ROM or floppy", "cd1": "it has no medium"}
+        obstacles = {"cd0": "it is a CD-ROM or floppy", "cd1": "it has no medium"}
+        assert reasons == {"disk0": "its format raw has no internal snapshots", "disk1": "", **obstacles}
         await stage.create("a")
         stage.qemu.wait_counting()
         await revert_and_compare(stage, "a")
-        with pytest.raises(CallError, match="cd0") as refused:
-            await stage.create("b", disks=Variant("a{ss}", {"cd0": "external"}))
-        assert refused.value.name == ERROR + "NotSupported"
+        assert (await stage.properties("a"))["LeftOut"] == obstacles
+        for kind in ("external", "internal"):
+            with pytest.raises(CallError, match="cd0") as refused:
+                await stage.create("b", disks=Variant("a{ss}", {"cd0": kind}))
+            assert refused.value.name == ERROR + "NotSupported"
         assert [row[1] for row in await stage.snapshots()] == ["a"]
         stage.qemu.control.execute("eject", id="cd0")
         await stage.create("c")
@@ -187,9 +243,17 @@ async def test_a_device_that_cannot_be_saved_is_named() -> None:
         with pytest.raises(CallError, match="nvme") as refused:
             await stage.create("a")
         assert refused.value.name == ERROR + "NotSupported"
+        assert "memory: false" in refused.value.text
         assert (await stage.properties())["Capabilities"]["Memory"] is False
         stage.qemu.wait_counting()
         await _assert_images(stage, TWO_DISKS)
+        # Its disks alone can be kept, which is what the refusal says.
+        await stage.create("a", memory=NO_MEMORY)
+        stage.qemu.wait_counting()
+        await stage.revert("a")
+        stage.qemu.wait_counting()
+        await stage.delete("a")
+        await _assert_bare(stage, TWO_DISKS)
 
 
 CAPABILITIES = ("xbzrle", "postcopy-ram", "multifd", "x-ignore-shared", "block", "mapped-ram")
@@ -229,10 +293,13 @@ async def test_the_guest_can_be_migrated_between_two_snapshots(tmp_path: Path) -
         with pytest.raises(CallError, match="a migration of it is going on") as refused:
             await stage.create("b")
         assert refused.value.name == ERROR + "NotSupported"
+        assert [row[1] for row in await stage.snapshots()] == ["a"]
         control.execute("migrate-set-parameters", max_bandwidth=0)
         while control.wait_event("MIGRATION")["data"]["status"] != "completed":
             pass
-        assert target.read_bytes()[:4] == b"QEVM"
+        async with asyncio.timeout(TARGET_TIMEOUT_S):  # what QEMU has written is on its way through a pipe
+            while target.read_bytes()[:4] != b"QEVM":
+                await stage.wait_any()
         # The event comes a little before QEMU has put the guest away.
         while control.execute("query-status")["status"] != "postmigrate":
             pass
@@ -254,9 +321,12 @@ async def test_a_larger_guest_that_dirties_its_memory() -> None:
         assert (await stage.properties("b"))["Method"] == "live"
 
 
+@pytest.mark.parametrize("disks", [TWO_DISKS, TWO_QCOW2], ids=["external", "internal"])
 @pytest.mark.parametrize("running", [True, False], ids=["running", "paused"])
-async def test_a_save_that_is_refused_after_the_disks_were_covered_is_taken_back(running: bool) -> None:
-    async with scene() as stage:
+async def test_a_save_that_is_refused_after_the_disks_were_taken_is_taken_back(
+    running: bool, disks: tuple[GuestDisk, ...]
+) -> None:
+    async with scene(disks) as stage:
         control = stage.qemu.control
         # Somebody else's job has the name of our first one, so that QEMU refuses it with the guest stopped.
         options = {"driver": "file", "filename": str(stage.directory / "foreign.img"), "size": 512}
@@ -269,7 +339,7 @@ async def test_a_save_that_is_refused_after_the_disks_were_covered_is_taken_back
         assert refused.value.name == ERROR + "QemuFailed"
         assert _runs(stage) is running
         assert (await stage.properties())["Interrupted"] == ""
-        await _assert_bare(stage, TWO_DISKS)
+        await _assert_bare(stage, disks)
         control.execute("cont")
         stage.qemu.wait_counting()
         await stage.create("a")
@@ -352,18 +422,28 @@ async def test_a_branch_that_qemu_has_not_open_is_merged_beside_it() -> None:
         await _assert_bare(stage, TWO_DISKS)
 
 
-async def _assert_bare(stage: Scene, disks: Sequence[GuestDisk]) -> None:
-    """Make sure that the domain is as it was defined, and that no file and no node is left over."""
+async def _assert_bare(stage: Scene, disks: Sequence[GuestDisk], *, reopened: bool = False) -> None:
+    """Make sure that the domain is as it was defined, and that no file and no node is left over.
+
+    Args:
+        reopened: whether there was a revert to an internal snapshot.
+    """
     assert await stage.snapshots() == []
     await _assert_images(stage, disks)
     state = sorted(str(each.relative_to(stage.state)) for each in stage.state.rglob("*") if not each.is_dir())
     links = [f"disks/{disk.id}.{disk.format}" for disk in disks]
     assert state in ([], sorted(["disks.env", "domain.libxl-json", *links]))
     nodes = stage.qemu.control.execute("query-named-block-nodes", flat=True)
-    assert [node["node-name"] for node in nodes if node["node-name"].startswith("domsnap-")] == []
+    assert sorted((node["drv"], node["file"]) for node in nodes) == sorted(
+        (driver, str(stage.images / disk.path)) for disk in disks for driver in ("file", disk.format)
+    )
+    # An image that was closed so that an internal snapshot could be applied to it is open under a name of ours since.
+    in_use = {block["inserted"]["node-name"] for block in stage.qemu.control.execute("query-block")} if reopened else set()
+    assert [name for node in nodes if (name := node["node-name"]).startswith("domsnap-") and name not in in_use] == []
     for disk in disks:
         path = stage.images / disk.path
         assert disk_counter(path, disk.format) > 0
+        assert disk.format != "qcow2" or tags(path) == []
 
 
 async def _assert_images(stage: Scene, disks: Sequence[GuestDisk]) -> None:

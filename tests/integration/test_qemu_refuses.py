@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """QEMU refuses a step that was begun: what was done is taken back, and the guest goes on as if nothing had been."""
 
+import itertools
 import os
 import pwd
 import resource
@@ -10,6 +11,7 @@ import pytest
 
 from snapd.bus.wire import CallError, Variant
 from tests.lab.guest import TinyGuest
+from tests.lab.marks import mark_all, present_marks
 from tests.lab.qemu import GuestDisk, QemuProcess
 from tests.lab.scene import DOMAIN, TWO_DISKS, Scene, scene
 from tests.lab.untouched import ERROR, assert_same, assert_sentence, assert_works, picture, refused, untouched
@@ -18,6 +20,7 @@ DEVICE = b"\x05timer"
 """The length and the name of the first device of a PC."""
 
 MOST_DESCRIPTORS_NEEDED = 24
+INTERNAL = (GuestDisk("disk0.qcow2", "qcow2", id="disk0"), TWO_DISKS[1])
 BLOCKDEV = (GuestDisk("disk0.raw", id="disk0", via="blockdev"), GuestDisk("disk1.qcow2", "qcow2", via="blockdev", id="disk1"))
 
 
@@ -32,6 +35,13 @@ async def test_a_block_job_of_somebody_else_uses_a_disk() -> None:
         async with untouched(stage, pauses=True):
             await refused(stage.create("s1"), f"{ERROR}QemuFailed", DOMAIN, "transaction", "disk disk1", "mirror")
             assert "STOP" in _events(stage)
+            inside = Variant("a{ss}", {"disk1": "internal"})
+            # Of an internal snapshot QEMU says only that there is something above the disk's node, and not of which.
+            await refused(stage.create("s1", disks=inside), f"{ERROR}QemuFailed", DOMAIN, "transaction", "disk1", "root")
+        async with untouched(stage):
+            for disks, why in ((Variant("a{ss}", {}), "mirror"), (inside, "root")):
+                create = stage.create("s1", memory=Variant("b", False), disks=disks)
+                await refused(create, f"{ERROR}QemuFailed", DOMAIN, "transaction", "disk1", why)
         control.execute("block-job-cancel", device="theirs", force=True)
         control.wait_event("BLOCK_JOB_CANCELLED")
         await assert_works(stage)
@@ -76,10 +86,11 @@ async def test_a_memory_file_that_is_gone_or_cut_off_is_found_before_the_guest_s
             stage.qemu.wait_counting()
 
 
-@pytest.mark.parametrize("disks", [TWO_DISKS, BLOCKDEV], ids=["drive", "blockdev"])
+@pytest.mark.parametrize("disks", [TWO_DISKS, BLOCKDEV, INTERNAL], ids=["drive", "blockdev", "internal"])
 async def test_a_memory_state_that_cannot_be_loaded_resets_the_guest_on_its_own_disks(disks: tuple[GuestDisk, ...]) -> None:
     async with scene(disks, guest=TinyGuest.dirtying(8)) as stage:
         await stage.create("s1")
+        await mark_all(stage, 7)
         memory = stage.state / "s1.vmstate.qcow2"
         whole = memory.read_bytes()
         memory.write_bytes(_with_unknown_device(whole))
@@ -98,14 +109,16 @@ async def test_a_memory_state_that_cannot_be_loaded_resets_the_guest_on_its_own_
         memory.write_bytes(whole)
         await stage.revert("s1")
         stage.qemu.wait_counting()
+        assert set((await present_marks(stage)).values()) == {0}
         await stage.delete("s1")
-        assert sorted(path.name for path in stage.images.iterdir()) == ["disk0.raw", "disk1.qcow2"]
+        assert sorted(path.name for path in stage.images.iterdir()) == [str(disk.path) for disk in disks]
 
 
 async def _refused_load(stage: Scene) -> None:
     async with untouched(stage, pauses=True):
         await refused(stage.revert("s1"), f"{ERROR}QemuFailed", DOMAIN, "snapshot-load", "reset", "disks as they were")
         assert "RESET" in _events(stage)
+    assert set((await present_marks(stage)).values()) == {7}
     await assert_works(stage)
 
 
@@ -120,25 +133,27 @@ def _with_unknown_device(whole: bytes) -> bytes:
     return whole[:name] + DEVICE[:-1] + b"!" + whole[name + len(DEVICE) :]
 
 
+@pytest.mark.parametrize("disks", [TWO_DISKS, INTERNAL], ids=["external", "internal"])
 @pytest.mark.parametrize("live", ["auto", "no"])
-async def test_qemu_runs_out_of_descriptors_anywhere(live: str) -> None:
+async def test_qemu_runs_out_of_descriptors_anywhere(live: str, disks: tuple[GuestDisk, ...]) -> None:
     """With one descriptor more each time, every step of a create that opens something fails once.
 
     Not so a revert: QEMU aborts when it finds none in ``snapshot-load``.
     """
-    async with scene(guest=TinyGuest.dirtying(4)) as stage:
+    async with scene(disks, guest=TinyGuest.dirtying(4)) as stage:
         await assert_works(stage)
-        assert await _starve(stage, live) >= 2
+        assert await _starve(stage, live) >= (2 if disks is TWO_DISKS else 1)
 
 
 async def _starve(stage: Scene, live: str) -> int:
     """Create with more and more descriptors until it succeeds. Returns: how often it failed, each time changing nothing."""
     pid = stage.qemu.pid
     _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    first_free = next(number for number in itertools.count() if number not in used)
     for more in range(MOST_DESCRIPTORS_NEEDED):
         before = await picture(stage)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + more, hard))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free + more, hard))
         try:
             await stage.create("starved", live=Variant("s", live))
         except CallError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Domains that cannot be changed now: busy, shut off, unreachable, drifted, or started as another machine.
+"""Domains that cannot be changed now: busy, unreachable, drifted, or started as another machine.
 
 Every test begins and ends with the domain running on its active images, with the snapshot ``s1``.
 """
@@ -13,12 +13,16 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import pytest
 import pytest_asyncio
 
+from snapd.bus.names import BUS_NAME, SNAPSHOT_INTERFACE, snapshot_path
+from snapd.bus.wire import Variant
 from tests.lab.guest import TinyGuest
 from tests.lab.qemu import GuestDisk, QemuProcess
 from tests.lab.scene import DOMAIN, Scene, scene
 from tests.lab.untouched import ERROR, assert_sentence, assert_works, refused, untouched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+YES, NO = Variant("b", True), Variant("b", False)
 
 OTHER_CLIENTS = 3
 """QEMU greets one, lets one wait, and the kernel sends away the rest."""
@@ -37,6 +41,7 @@ async def test_busy_with_a_job(shared: Scene) -> None:
     try:
         assert (await shared.properties())["Job"] == job
         await _refused_every_verb(shared, f"{ERROR}DomainBusy", DOMAIN, "create s2")
+        await refused(_protect(shared, "s1", True), f"{ERROR}DomainBusy", DOMAIN, "create s2")
     finally:
         shared.qemu.thaw()
     await shared.wait_signal("Completed", 2)
@@ -64,6 +69,9 @@ async def test_unreachable_while_qemu_is_stopped(shared: Scene) -> None:
             shown = await _wait_reason(shared, "unreachable", str(shared.qemu.monitor))
             assert [row[1] for row in await shared.snapshots()] == ["s1"]
             await _refused_every_verb(shared, f"{ERROR}DomainUnreachable", DOMAIN, shown)
+            # To protect needs no QEMU.
+            await _protect(shared, "s1", True)
+            await _protect(shared, "s1", False)
         finally:
             shared.qemu.thaw()
         await shared.wait_state("running")
@@ -94,19 +102,41 @@ async def test_lost_while_it_is_looked_at(shared: Scene) -> None:
     await _start(shared, disks)
 
 
-async def test_shut_off(shared: Scene) -> None:
+async def test_protected(shared: Scene) -> None:
+    """Whatever would take it is refused; to go back to it and to plan that is not."""
+    await shared.create("s2")
+    await _protect(shared, "s2", True)
+    async with untouched(shared):
+        for name, scope in (("s2", "one"), ("s2", "tree"), ("s1", "tree"), ("s1", "children")):
+            await refused(
+                shared.delete(name, scope=Variant("s", scope)), f"{ERROR}Protected", "'s2'", "take the protection off"
+            )
+            plan = shared.plan("delete", name, scope=Variant("s", scope))
+            await refused(plan, f"{ERROR}Protected", "'s2'", "take the protection off")
+        await _protect(shared, "s2", True)
+    await shared.revert("s2")
+    await _protect(shared, "s2", False)
+    await shared.delete("s2")
+    shared.qemu.wait_counting()
+
+
+async def test_started_without_a_disk(shared: Scene) -> None:
+    """It may have been taken away on purpose, so that is no drift; but a revert needs it."""
     disks = await _active_disks(shared)
-    files = shared.files()
-    shared.qemu.control.execute("quit")
-    shared.qemu.wait_ended()
-    await _wait_reason(shared, "shutoff", "its QEMU has ended")
-    await _refused_every_verb(shared, f"{ERROR}NotSupported", DOMAIN, "shut off", "ended")
+    await shared.create("disks", memory=NO)
+    active = await _active_disks(shared)
+    await _restart(shared, active[:1])
+    async with untouched(shared):
+        for force in (NO, YES):
+            await refused(
+                shared.revert("s1", force=force), f"{ERROR}NotSupported", DOMAIN, "'s1'", "device disk1", "is missing"
+            )
+        await refused(shared.revert("disks"), f"{ERROR}NotSupported", DOMAIN, "disk disk1 is missing", "force")
+    await shared.delete("disks")
     assert [row[1] for row in await shared.snapshots()] == ["s1"]
-    assert shared.files() == files
-    await _start(shared, disks)
-    shared.qemu.stop()
-    await _wait_reason(shared, "shutoff", "killed")
-    await _refused_every_verb(shared, f"{ERROR}NotSupported", DOMAIN, "shut off", "killed")
+    await shared.shut_off()
+    await shared.wait_rest()
+    assert await _active_disks(shared) == disks
     await _start(shared, disks)
     await assert_works(shared)
 
@@ -156,6 +186,14 @@ async def _refused_every_verb(stage: Scene, error: str, *named: str) -> None:
     await refused(stage.create("s3"), error, *named)
     await refused(stage.revert("s1"), error, *named)
     await refused(stage.delete("s1"), error, *named)
+    for verb, name in (("create", "s3"), ("revert", "s1"), ("delete", "s1")):
+        await refused(stage.plan(verb, name), error, *named)
+
+
+async def _protect(stage: Scene, name: str, protected: bool) -> None:
+    path = snapshot_path(DOMAIN, name)
+    await stage.wire.call(BUS_NAME, path, SNAPSHOT_INTERFACE, "SetProtected", "b", (protected,))
+    assert (await stage.properties(name))["Protected"] is protected
 
 
 async def _wait_reason(stage: Scene, state: str, *named: str) -> str:

@@ -22,6 +22,7 @@ MEMORY_SUFFIX = ".vmstate.qcow2"
 
 _SENTENCE = re.compile(r"[A-Z/'\"a-z][^\n]*[^.\n]\.")
 _LEAKS = ("Traceback", "None", "object at 0x", "Error(")
+_SHOWN = ("State", "CurrentSnapshot", "Interrupted", "PendingRevert", "PendingProblem")
 _PARAMETERS = ("max-bandwidth", "tls-creds")
 
 
@@ -33,8 +34,9 @@ class Picture:
     state: dict[str, str]
     tree: list[tuple[Any, ...]]
     disks: list[dict[str, Any]]
-    domain: tuple[str, str, str]
+    domain: tuple[str, ...]
     nodes: list[tuple[str, str]]
+    tags: list[tuple[str, str]]
     running: bool
     capabilities: dict[str, bool]
     parameters: dict[str, Any]
@@ -46,6 +48,7 @@ async def picture(stage: Scene) -> Picture:
     control = stage.qemu.control
     shown = await stage.properties()
     parameters = control.execute("query-migrate-parameters")
+    nodes = control.execute("query-named-block-nodes", flat=True)
     return Picture(
         files=stage.files(),
         state={
@@ -55,8 +58,9 @@ async def picture(stage: Scene) -> Picture:
         },
         tree=await stage.snapshots(),
         disks=shown["Disks"],
-        domain=(shown["State"], shown["CurrentSnapshot"], shown["Interrupted"]),
-        nodes=sorted((node["drv"], node["file"]) for node in control.execute("query-named-block-nodes", flat=True)),
+        domain=tuple(shown[name] for name in _SHOWN),
+        nodes=sorted((node["drv"], node["file"]) for node in nodes),
+        tags=sorted((node["file"], tag["name"]) for node in nodes for tag in node["image"].get("snapshots", ())),
         running=control.execute("query-status")["running"],
         capabilities={each["capability"]: each["state"] for each in control.execute("query-migrate-capabilities")},
         parameters={name: parameters.get(name) for name in _PARAMETERS},

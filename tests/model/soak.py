@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -100,6 +101,8 @@ def _fails(setup: Setup, steps: Sequence[Step]) -> Failed | None:
 
 
 def main() -> int:
+    # Whoever ends this ends the QEMU of the walk too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     end = time.monotonic() + float(os.environ.get(SECONDS_VARIABLE, DEFAULT_S))
     seed = int(os.environ.get(SEED_VARIABLE, "") or random.randrange(1 << 32))
     counts: Counter[str] = Counter()

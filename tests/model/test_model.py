@@ -37,7 +37,7 @@ from tests.model.steps import (
 )
 from tests.model.world import World, world
 
-EXAMPLES = 36
+EXAMPLES = 30
 STEPS = 30
 SHORTEN_S = 120.0
 TIMEOUT_S = 900
