@@ -85,11 +85,15 @@ class Verbs:
         )
 
     def _revert_request(self, name: str, options: Options) -> RevertRequest:
+        undo_memory = options.value("undo-memory", default=False)
+        undo = options.value("undo", self._policy.undo or undo_memory)
+        if undo_memory and not undo:
+            raise InvalidOption("undo-memory", "is true and 'undo' is false; leave one of them out")
         return RevertRequest(
             name=name,
             state=options.choice("state", RevertState.AS_TAKEN),
-            undo=options.value("undo", self._policy.undo),
-            undo_memory=options.value("undo-memory", default=False),
+            undo=undo,
+            undo_memory=undo_memory,
             force=options.value("force", default=False),
         )
 

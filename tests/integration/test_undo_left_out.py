@@ -32,3 +32,11 @@ async def test_memory_cannot_be_kept_without_that_disk() -> None:
         async with untouched(stage):
             call = stage.revert("s1", undo=YES, undo_memory=YES)
             await refused(call, "org.domsnap1.Error.NotSupported", "disk1", "memory")
+
+
+async def test_options_that_contradict_each_other() -> None:
+    async with scene(DISKS) as stage:
+        await stage.create("s1")
+        async with untouched(stage):
+            call = stage.revert("s1", undo=Variant("b", False), undo_memory=YES)
+            await refused(call, "org.domsnap1.Error.InvalidOption", "undo-memory", "undo")
