@@ -314,7 +314,7 @@ async def test_what_a_revert_discards_is_kept_unless_told_otherwise(stage: Scene
     assert (point["Undo"], point["Protected"], point["Description"]) == (True, False, "What the revert to right discarded.")
     assert (await stage.properties("right"))["Children"] == [row[0]]
     steps = await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "Plan", "ssa{sv}", "revert", "", {"undo": Variant("b", False)})
-    assert f"Make {row[1]!r} the current snapshot." in steps
+    assert f"Forget undo point {row[1]!r}." in steps
     await call(stage, DOMAIN_PATH, DOMAIN_INTERFACE, "RevertSnapshot", "sa{sv}", "", WAIT | {"undo": Variant("b", False)})
     assert [row[1] for row in await stage.snapshots()] == ["root", "left", "right"]
     await stage.revert("right")

@@ -209,7 +209,7 @@ async def test_exit_codes(stage: Scene, tool: Tool) -> None:
     await ends(1, "'x'", "protect", DOMAIN, "x")
     await ends(1, "'x'", "plan", "delete", DOMAIN, "x")
     await ends(1, "nosuch", "plan", "create", "nosuch")
-    await ends(1, "names x, and domain vm1 has only disk0, disk1", "create", DOMAIN, "--disk", "x=no")
+    await ends(1, "names x, and domain vm1 has disk0, disk1", "create", DOMAIN, "--disk", "x=no")
     await ends(2, "exclude each other", "revert", DOMAIN, "x", "--paused", "--running")
     await ends(2, "exclude each other", "delete", DOMAIN, "x", "--children", "--only-children")
     await ends(2, "Invalid value", "create", DOMAIN, "--live", "perhaps")
